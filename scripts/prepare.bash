@@ -1,0 +1,52 @@
+# What the checks need beside the sources; read by scripts/test and scripts/soak.
+# Each function does nothing where the thing is already there.
+
+export PATH="$HOME/.cargo/bin:$PATH"
+target=${CARGO_TARGET_DIR:-$PWD/target}
+venv=$target/python
+export TIDINGS_BIN=${TIDINGS_BIN:-$target/release/tidings}
+export TIDINGS_PYTHON=$venv/bin/python
+
+install_system_packages() {
+  local missing=()
+  have() { command -v "$1" >/dev/null || PATH=/usr/sbin:/sbin command -v "$1" >/dev/null; }
+  have cc || missing+=(build-essential)
+  have curl || missing+=(curl ca-certificates)
+  have node || missing+=(nodejs)
+  have npm || missing+=(npm)
+  have nginx || missing+=(nginx-light)
+  have chromium || missing+=(chromium)
+  have firefox-esr || missing+=(firefox-esr)
+  # Debian's own Python: others on the PATH may lack venv, or be older than the clients want.
+  /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  [ ${#missing[@]} = 0 ] && return
+  echo "installing ${missing[*]}"
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"
+}
+
+install_rust_components() {
+  cargo fmt --version && cargo clippy --version && return
+  rustup component add rustfmt clippy
+}
+
+# Built without optimisation: it runs for a second, and would take many minutes to optimise.
+install_cargo_deny() {
+  cargo deny --version 2>/dev/null && return
+  # A target directory of its own, or `cargo install` would fill the project's.
+  CARGO_TARGET_DIR=$target/cargo-deny cargo install --quiet --locked --debug cargo-deny --version 0.20.2 \
+    && rm -rf "$target/cargo-deny" && cargo deny --version
+}
+
+install_node_packages() {
+  node -e 'if (+process.versions.node.split(".")[0] < 20) { console.error("Node 20 or newer is needed"); process.exit(1) }' \
+    && npm --prefix tests/e2e ci --no-audit --no-fund
+}
+
+install_python_packages() {
+  [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv "$venv" || return
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/python/requirements.txt
+}
+
+run_real_clients() {
+  (cd tests/e2e && npm test --silent)
+}
