@@ -1,0 +1,1 @@
+//! Client for Tidings and any server of server-sent events.

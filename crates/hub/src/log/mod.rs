@@ -1,0 +1,319 @@
+//! The log: one order for everything that is published.
+
+mod feed;
+
+mod retention;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
+
+pub use feed::{Feed, FeedTail};
+
+pub use retention::{Caps, Retention};
+
+use crate::{Timestamp, View};
+
+/// An event on its way into the log.
+#[derive(Debug, Clone)]
+pub struct NewRecord {
+    /// When it was published.
+    pub time: Timestamp,
+    /// What was published. With `store: false` it gets no position of its own and is only announced.
+    pub event: Arc<Event>,
+}
+
+/// An event in the log.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its place; of an ephemeral event, the place of the record before it.
+    pub position: Position,
+    /// When it was published.
+    pub time: Timestamp,
+    /// What was published.
+    pub event: Arc<Event>,
+}
+
+impl Record {
+    /// Whether the event's `ttl` is over, so that it is not replayed any more.
+    pub fn expired(&self, now: Timestamp) -> bool {
+        self.event.ttl.is_some_and(|ttl| now >= self.time.plus(Duration::from_secs(ttl.into())))
+    }
+}
+
+/// What the log announces, in its order.
+#[derive(Debug, Clone)]
+pub enum TailItem {
+    /// A record whose sequence is the one after the record before.
+    Stored(Record),
+    /// An event that is not kept, between two records.
+    Ephemeral(Record),
+    /// Records up to the present place were purged or deleted; whoever holds copies drops them.
+    Removed(Removal),
+    /// From here on records have this epoch. Of the history before, all up to `at` is part of this one; whoever has
+    /// seen more has seen what is lost.
+    Forked {
+        /// The new epoch.
+        epoch: Epoch,
+        /// The last common record.
+        at: Sequence,
+    },
+}
+
+/// What an operator took out of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// Every record of a channel up to and with this one. A record with other targets stays there.
+    Channel {
+        /// The purged channel.
+        channel: Channel,
+        /// The newest record that was removed.
+        through: Sequence,
+    },
+    /// One record, in all its channels.
+    Record(Sequence),
+}
+
+/// A part of the log to read: a view, from one place on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// Which records.
+    pub view: View,
+    /// Only those behind this one.
+    pub after: Sequence,
+}
+
+/// How much one read may return. At least one record is returned when there is one, whatever its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// The newest record to look at.
+    pub through: Sequence,
+    /// How many records.
+    pub records: usize,
+    /// How many bytes of data.
+    pub bytes: usize,
+}
+
+/// Which end of the range a read returns when the range holds more than the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The oldest first.
+    Oldest,
+    /// The newest first.
+    Newest,
+}
+
+/// What a read found: one snapshot of the log.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The records in the order asked for, each once, however many of its targets were selected.
+    pub records: Vec<Record>,
+    /// How far was looked. Reading on goes after this one ([`Order::Oldest`]: nothing up to it is left to find;
+    /// [`Order::Newest`]: nothing from it on is).
+    pub through: Sequence,
+    /// The newest record that was ever removed from the selected views by retention, a cap or a purge (not by `ttl`),
+    /// counting only what was removed behind a selection's `after`: `Sequence::START` if nothing is missing.
+    pub floor: Sequence,
+}
+
+/// Where a client's position lies in the log's present history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Located {
+    /// In it: everything up to this record was seen.
+    Here(Sequence),
+    /// In an older epoch, past the place where the present history forked off.
+    PastFork(Sequence),
+    /// Past the newest record.
+    Ahead,
+    /// In an epoch that this log never had.
+    Unknown,
+}
+
+/// A channel and what is kept of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelInfo {
+    /// Its name.
+    pub channel: Channel,
+    /// The newest record that was ever in it.
+    pub newest: Sequence,
+    /// How many records are kept.
+    pub records: u64,
+    /// How many bytes of data they have.
+    pub bytes: u64,
+}
+
+/// How the log is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Records kept.
+    pub records: u64,
+    /// Bytes of data kept.
+    pub bytes: u64,
+    /// Channels with a record.
+    pub channels: u64,
+    /// Group commits since the start.
+    pub commits: u64,
+    /// Syncs to the disk since the start.
+    pub syncs: u64,
+    /// Why nothing can be stored just now (a full disk, a store out of reach), if so.
+    pub trouble: Option<String>,
+}
+
+/// How sure an answered append is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// In this process only.
+    Memory,
+    /// Synced to the disk before the answer.
+    Synced,
+    /// Handed to the system; synced every so often.
+    SyncedEvery(Duration),
+    /// Handed to the system.
+    Unsynced,
+}
+
+impl fmt::Display for Durability {
+    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Durability::Memory => f.write_str("memory"),
+            Durability::Synced => f.write_str("always"),
+            Durability::SyncedEvery(every) => write!(f, "{}ms", every.as_millis()),
+            Durability::Unsynced => f.write_str("never"),
+        }
+    }
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The disk is full. Nothing of the batch is stored; appends succeed again once there is space.
+    #[error("the disk is full")]
+    Full,
+    /// Too much waits to be stored. Nothing of the batch is stored; try again.
+    #[error("too much is waiting to be stored")]
+    Busy,
+    /// The store failed or is out of reach. Nothing of the batch is stored; try again.
+    #[error("not stored: {0}")]
+    NotStored(String),
+    /// The store failed in between. The batch may or may not be stored.
+    #[error("it is not known whether it was stored: {0}")]
+    Unknown(String),
+}
+
+/// Why the log could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// A stored record is not what was written.
+    #[error("the record {at:?} is damaged: {what}")]
+    Damaged {
+        /// Which record.
+        at: Sequence,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store failed or is out of reach.
+    #[error("the log can't be read: {0}")]
+    Failed(String),
+}
+
+/// An append under way: completes when the batch is durable. Dropping it does not take the batch back.
+pub type Appending = Pin<Box<dyn Future<Output = Result<Vec<Position>, AppendError>> + Send>>;
+
+/// A removal under way: completes when it is durable, with how many records were removed.
+pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send>>;
+
+/// The contract of every log. Storing and announcing are one step: what is appended comes out of every tail.
+///
+/// - A batch is stored whole or not at all; one that fails burns no position. The records of a batch stand next to
+///   each other, in their order, and batches appended one after another by one caller keep their order.
+/// - No position is seen by anybody (in a completed append, a tail, a page or [`Log::head`]) before it is durable by
+///   the log's [`Durability`].
+/// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
+/// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
+/// - No method blocks for long but [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns, [`Log::channels`]
+///   (which may read a disk) and [`Tail::next`]; call those where blocking is allowed.
+pub trait Log: Send + Sync + 'static {
+    /// Stores a batch and announces it.
+    fn append(&self, batch: Vec<NewRecord>) -> Appending;
+
+    /// Everything after a record, then everything that comes, in order and without a hole. `after` is at most the
+    /// present head. Records that retention removed meanwhile are missing from the past part only at its beginning.
+    ///
+    /// # Errors
+    /// When the past part can't be read.
+    fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError>;
+
+    /// The records of the selected views, merged in the log's order: one snapshot. Those whose `ttl` is over at `now`
+    /// are left out.
+    ///
+    /// # Errors
+    /// When the store fails; a damaged record is an error, never skipped.
+    fn read(
+        &self,
+        selections: &[Selection],
+        order: Order,
+        limit: ReadLimit,
+        now: Timestamp,
+    ) -> Result<Page, ReadError>;
+
+    /// For each channel in the views that has records up to `through`: from where on to read for its newest `count`
+    /// ones, as a selection of that exact channel.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn newest(&self, views: &[View], count: usize, through: Sequence) -> Result<Vec<Selection>, ReadError>;
+
+    /// The newest record that was ever removed from the views by retention, a cap or a purge.
+    fn floor(&self, views: &[View]) -> Sequence;
+
+    /// Where a client's position lies.
+    fn locate(&self, position: Position) -> Located;
+
+    /// The newest durable record, with the present epoch.
+    fn head(&self) -> Position;
+
+    /// Removes all that a channel has now. A record with other targets stays in those.
+    fn purge(&self, channel: Channel) -> Removing;
+
+    /// Removes one record from all its channels. Completes with 0 when there is none at this position.
+    fn delete(&self, position: Position) -> Removing;
+
+    /// Drops what retention no longer keeps at `now`. Called about once a second; caps by count and bytes hold for
+    /// reads without waiting for this call.
+    fn retain(&self, now: Timestamp);
+
+    /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn channels(
+        &self,
+        prefix: &str,
+        after: Option<&Channel>,
+        limit: usize,
+    ) -> Result<Vec<ChannelInfo>, ReadError>;
+
+    /// How the log is doing.
+    fn stats(&self) -> LogStats;
+
+    /// How sure an answered append is.
+    fn durability(&self) -> Durability;
+
+    /// Finishes and stores what was appended, then refuses more and ends every tail. Blocks until that is done.
+    fn close(&self);
+}
+
+/// A reader of all that the log announces.
+pub trait Tail: Send {
+    /// The next items, waiting up to `timeout` for the first. Empty when the time is over. `None` when the log was
+    /// closed and everything was returned.
+    ///
+    /// # Errors
+    /// When the store fails; the next call tries again at the same place.
+    fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError>;
+}

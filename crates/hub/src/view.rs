@@ -1,0 +1,43 @@
+//! What a subscriber follows.
+
+use tidings_wire::{Channel, Pattern};
+
+/// One channel, or all that match a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum View {
+    /// Exactly this channel.
+    Channel(Channel),
+    /// Every channel that matches.
+    Pattern(Pattern),
+}
+
+impl View {
+    /// Whether the view shows a channel.
+    pub fn shows(&self, channel: &Channel) -> bool {
+        match self {
+            View::Channel(mine) => mine == channel,
+            View::Pattern(pattern) => pattern.matches(channel),
+        }
+    }
+
+    /// The channel's or pattern's text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            View::Channel(channel) => channel.as_str(),
+            View::Pattern(pattern) => pattern.as_str(),
+        }
+    }
+}
+
+impl From<Pattern> for View {
+    /// A pattern without a wildcard is the channel it names.
+    fn from(pattern: Pattern) -> View {
+        pattern.exact().map_or(View::Pattern(pattern), View::Channel)
+    }
+}
+
+impl From<Channel> for View {
+    fn from(channel: Channel) -> View {
+        View::Channel(channel)
+    }
+}

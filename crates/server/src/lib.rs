@@ -1,0 +1,5 @@
+//! Sockets and HTTP for Tidings.
+
+mod problem;
+
+pub use problem::Problem;

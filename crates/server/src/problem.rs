@@ -1,0 +1,95 @@
+//! Errors as the client reads them: problem documents (RFC 9457).
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+
+/// Why a request was refused or failed: a status, a stable word, and what to do about it.
+///
+/// The detail never repeats a token, a key or the data of an event.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: Cow<'static, str>,
+    headers: HeaderMap,
+}
+
+impl Problem {
+    /// A problem of a status. `kind` is the stable word that programs compare (`invalid_token`, `not_stored`, …), the
+    /// last part of the document's `type`; `title` is the same in plain words; `detail` says what was wrong with this
+    /// request and what to do.
+    pub fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Problem {
+        Problem { status, kind, title, detail: detail.into(), headers: HeaderMap::new() }
+    }
+
+    /// 400 `bad_request`: the request says something that it can't.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", "The request is not valid", detail)
+    }
+
+    /// 403 `not_granted`: the same answer whether or not there is what was asked for.
+    pub fn not_granted(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, "not_granted", "Not granted", detail)
+    }
+
+    /// 501 `not_implemented`: named by the specification, not built yet.
+    pub fn not_implemented(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", "Not implemented yet", detail)
+    }
+
+    /// The same with a header in the answer (`Allow`, `Retry-After`, `WWW-Authenticate`).
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The stable word.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// What was wrong with this request.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The headers that the answer has beside those of every problem.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The document: `{"type","title","status","detail","request_id"}`.
+    pub fn document(&self, request_id: &str) -> String {
+        serde_json::json!({
+            "type": format!("urn:tidings:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "request_id": request_id,
+        })
+        .to_string()
+    }
+
+    /// The whole answer.
+    pub fn response<B: From<String>>(&self, request_id: &str) -> Response<B> {
+        let mut response = Response::new(B::from(self.document(request_id)));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers.clone();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}

@@ -1,0 +1,14 @@
+//! The `text/event-stream` format and the vocabulary of Tidings, without I/O and without a runtime.
+//!
+//! What is made here can't be wrong: a [`Channel`], a [`Pattern`], an [`EventType`] or a [`UserId`] is checked
+//! once, when it is made, and nothing that a publisher says can break out of its field on the wire.
+
+mod cursor;
+mod event;
+mod name;
+
+pub use cursor::{BadCursor, Cursor, CursorKey, Epoch, Position, Sequence};
+pub use event::{
+    BadConnectionId, BadEventType, BadTargets, ConnectionId, Data, Event, EventType, Exclude, Targets,
+};
+pub use name::{BadName, Channel, ClientId, Pattern, UserId};
