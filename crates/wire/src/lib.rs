@@ -4,10 +4,15 @@
 //! once, when it is made, and nothing that a publisher says can break out of its field on the wire.
 
 mod cursor;
+mod encode;
 mod event;
 mod name;
 
 pub use cursor::{BadCursor, Cursor, CursorKey, Epoch, Position, Sequence};
+pub use encode::{
+    Control, EncodedEvent, Framing, GapReason, HEARTBEAT_CHUNK, HEARTBEAT_RAW, LAST_CHUNK, encode_control,
+    encode_envelope,
+};
 pub use event::{
     BadConnectionId, BadEventType, BadTargets, ConnectionId, Data, Event, EventType, Exclude, Targets,
 };
