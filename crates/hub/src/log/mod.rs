@@ -1,7 +1,7 @@
 //! The log: one order for everything that is published.
 
 mod feed;
-
+mod memory;
 mod retention;
 
 use std::fmt;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
 
 pub use feed::{Feed, FeedTail};
-
+pub use memory::{MemoryLog, MemoryLogConfig};
 pub use retention::{Caps, Retention};
 
 use crate::{Timestamp, View};
@@ -112,11 +112,13 @@ pub enum Order {
 pub struct Page {
     /// The records in the order asked for, each once, however many of its targets were selected.
     pub records: Vec<Record>,
-    /// How far was looked. Reading on goes after this one ([`Order::Oldest`]: nothing up to it is left to find;
-    /// [`Order::Newest`]: nothing from it on is).
+    /// How far was looked. [`Order::Oldest`]: nothing up to it is left to find, reading on goes after it; at the end
+    /// it is the limit's `through` or the head, whichever is smaller. [`Order::Newest`]: nothing from it on is left,
+    /// reading on goes through the one before it; at the end it is [`Sequence::START`]. A read looks at a bounded
+    /// number of records, so that a page before the end may be short or empty: only this says whether to read on.
     pub through: Sequence,
-    /// The newest record that was ever removed from the selected views by retention, a cap or a purge (not by `ttl`),
-    /// counting only what was removed behind a selection's `after`: `Sequence::START` if nothing is missing.
+    /// As [`Log::floor`] for the selected views, counting only what was removed behind a selection's `after`:
+    /// `Sequence::START` if nothing is missing.
     pub floor: Sequence,
 }
 
@@ -242,7 +244,9 @@ pub trait Log: Send + Sync + 'static {
     fn append(&self, batch: Vec<NewRecord>) -> Appending;
 
     /// Everything after a record, then everything that comes, in order and without a hole. `after` is at most the
-    /// present head. Records that retention removed meanwhile are missing from the past part only at its beginning.
+    /// present head. The past part begins behind the newest record after `after` that was removed, be it from only
+    /// one of its channels: so it has no hole, and nothing that somebody may not see any more. Its records have their
+    /// own epochs, [`TailItem::Forked`] is said only of what comes.
     ///
     /// # Errors
     /// When the past part can't be read.
@@ -262,13 +266,15 @@ pub trait Log: Send + Sync + 'static {
     ) -> Result<Page, ReadError>;
 
     /// For each channel in the views that has records up to `through`: from where on to read for its newest `count`
-    /// ones, as a selection of that exact channel.
+    /// ones (those whose `ttl` is over included), as a selection of that exact channel. In the order of their names.
     ///
     /// # Errors
     /// When the store fails.
     fn newest(&self, views: &[View], count: usize, through: Sequence) -> Result<Vec<Selection>, ReadError>;
 
-    /// The newest record that was ever removed from the views by retention, a cap or a purge.
+    /// The newest record that was ever removed from the views by retention, a cap or a purge while its `ttl` was not
+    /// over. A log forgets channels that have had no record for long; what those lost counts for every channel that
+    /// it doesn't know, and for every pattern.
     fn floor(&self, views: &[View]) -> Sequence;
 
     /// Where a client's position lies.
@@ -277,17 +283,20 @@ pub trait Log: Send + Sync + 'static {
     /// The newest durable record, with the present epoch.
     fn head(&self) -> Position;
 
-    /// Removes all that a channel has now. A record with other targets stays in those.
+    /// Removes all that a channel has now, and completes with how many records that were. A record with other targets
+    /// stays in those.
     fn purge(&self, channel: Channel) -> Removing;
 
-    /// Removes one record from all its channels. Completes with 0 when there is none at this position.
+    /// Removes one record from all its channels. Completes with 0 when there is none at this position. No floor rises:
+    /// it was taken back on purpose, and nobody is to be told that something is missing.
     fn delete(&self, position: Position) -> Removing;
 
-    /// Drops what retention no longer keeps at `now`. Called about once a second; caps by count and bytes hold for
-    /// reads without waiting for this call.
+    /// Drops what is too old at `now`. Called about once a second. Caps by count and bytes don't wait for this call:
+    /// they hold after each record, first those of its channels, then those over all channels. What goes is always
+    /// the oldest; one record that is larger than a cap by bytes goes at once.
     fn retain(&self, now: Timestamp);
 
-    /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
+    /// Up to `limit` channels with a record whose names begin with `prefix` and come after `after`, in the order of their names.
     ///
     /// # Errors
     /// When the store fails.

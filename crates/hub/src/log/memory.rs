@@ -1,0 +1,219 @@
+//! The log that lives as long as its process.
+
+mod channels;
+mod shelf;
+
+use std::future::ready;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidings_wire::{Channel, Epoch, Position, Sequence};
+
+use self::shelf::Shelf;
+use super::{
+    AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
+    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Tail, TailItem,
+};
+use crate::{Timestamp, View};
+
+/// What a [`MemoryLog`] needs to know.
+#[derive(Debug, Clone)]
+pub struct MemoryLogConfig {
+    /// The epoch of every record. It has to be larger than that of any process before, so that an old cursor is
+    /// known for one: the time of the start in seconds will do.
+    pub epoch: Epoch,
+    /// What is kept. Without caps the log grows until memory is used up.
+    pub retention: Retention,
+}
+
+/// A log in memory: one mutex around all of it, held for microseconds by an append and for at most a few
+/// milliseconds by a read, which looks at a bounded number of records.
+#[derive(Debug)]
+pub struct MemoryLog {
+    epoch: Epoch,
+    state: Mutex<State>,
+    feed: Feed,
+}
+
+#[derive(Debug)]
+struct State {
+    shelf: Shelf,
+    closed: bool,
+    commits: u64,
+}
+
+impl MemoryLog {
+    /// An empty log.
+    pub fn new(config: MemoryLogConfig) -> MemoryLog {
+        let state = State { shelf: Shelf::new(config.retention), closed: false, commits: 0 };
+        MemoryLog { epoch: config.epoch, state: Mutex::new(state), feed: Feed::default() }
+    }
+
+    /// A panic inside would be a bug of this module; what is stored stays readable all the same.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, sequence: Sequence) -> Position {
+        Position { epoch: self.epoch, sequence }
+    }
+
+    fn append_now(&self, batch: Vec<NewRecord>) -> Result<Vec<Position>, AppendError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        let mut positions = Vec::with_capacity(batch.len());
+        let mut items = Vec::with_capacity(batch.len());
+        for NewRecord { time, event } in batch {
+            let position;
+            if event.store {
+                position = self.at(state.shelf.push(time, event.clone()));
+                items.push(TailItem::Stored(Record { position, time, event }));
+            } else {
+                position = self.at(state.shelf.head());
+                items.push(TailItem::Ephemeral(Record { position, time, event }));
+            }
+            positions.push(position);
+        }
+        state.commits += 1;
+        // Under the lock, so that every tail has the log's order.
+        self.feed.announce(&items);
+        Ok(positions)
+    }
+
+    fn purge_now(&self, channel: Channel) -> Result<u64, AppendError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        let Some((records, through)) = state.shelf.purge(&channel) else { return Ok(0) };
+        self.feed.announce(&[TailItem::Removed(Removal::Channel { channel, through })]);
+        Ok(records)
+    }
+
+    fn delete_now(&self, position: Position) -> Result<u64, AppendError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        if position.epoch != self.epoch || !state.shelf.delete(position.sequence) {
+            return Ok(0);
+        }
+        self.feed.announce(&[TailItem::Removed(Removal::Record(position.sequence))]);
+        Ok(1)
+    }
+}
+
+fn closed() -> AppendError {
+    AppendError::NotStored("the log is closed".to_owned())
+}
+
+impl Log for MemoryLog {
+    fn append(&self, batch: Vec<NewRecord>) -> Appending {
+        Box::pin(ready(self.append_now(batch)))
+    }
+
+    fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
+        let state = self.lock();
+        let past = state
+            .shelf
+            .whole_since(after)
+            .map(|(sequence, time, event)| {
+                TailItem::Stored(Record { position: self.at(sequence), time, event: event.clone() })
+            })
+            .collect();
+        Ok(Box::new(MemoryTail { past, feed: self.feed.tail() }))
+    }
+
+    fn read(
+        &self,
+        selections: &[Selection],
+        order: Order,
+        limit: ReadLimit,
+        now: Timestamp,
+    ) -> Result<Page, ReadError> {
+        Ok(self.lock().shelf.read(self.epoch, selections, order, limit, now))
+    }
+
+    fn newest(&self, views: &[View], count: usize, through: Sequence) -> Result<Vec<Selection>, ReadError> {
+        Ok(self.lock().shelf.newest(views, count, through))
+    }
+
+    fn floor(&self, views: &[View]) -> Sequence {
+        let state = self.lock();
+        views.iter().map(|view| state.shelf.channels.floor(view)).max().unwrap_or_default()
+    }
+
+    fn locate(&self, position: Position) -> Located {
+        if position.epoch != self.epoch {
+            return Located::Unknown;
+        }
+        if position.sequence <= self.lock().shelf.head() {
+            Located::Here(position.sequence)
+        } else {
+            Located::Ahead
+        }
+    }
+
+    fn head(&self) -> Position {
+        self.at(self.lock().shelf.head())
+    }
+
+    fn purge(&self, channel: Channel) -> Removing {
+        Box::pin(ready(self.purge_now(channel)))
+    }
+
+    fn delete(&self, position: Position) -> Removing {
+        Box::pin(ready(self.delete_now(position)))
+    }
+
+    fn retain(&self, now: Timestamp) {
+        self.lock().shelf.retain(now);
+    }
+
+    fn channels(
+        &self,
+        prefix: &str,
+        after: Option<&Channel>,
+        limit: usize,
+    ) -> Result<Vec<ChannelInfo>, ReadError> {
+        Ok(self.lock().shelf.channels.list(prefix, after, limit))
+    }
+
+    fn stats(&self) -> LogStats {
+        let state = self.lock();
+        LogStats {
+            records: state.shelf.records(),
+            bytes: state.shelf.bytes(),
+            channels: state.shelf.channels.kept(),
+            commits: state.commits,
+            syncs: 0,
+            trouble: None,
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Memory
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.feed.close();
+    }
+}
+
+struct MemoryTail {
+    /// Copied when the tail was made; only references to the events.
+    past: Vec<TailItem>,
+    feed: FeedTail,
+}
+
+impl Tail for MemoryTail {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError> {
+        if !self.past.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.past)));
+        }
+        Ok(self.feed.next(timeout))
+    }
+}

@@ -1,0 +1,432 @@
+//! The records of a log in memory, in their order.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
+
+use super::channels::{ChannelState, Channels};
+use crate::log::{Caps, Order, Page, ReadLimit, Record, Retention, Selection};
+use crate::{Timestamp, View};
+
+/// How many records one read looks at, so that it doesn't keep appends waiting: a few milliseconds.
+const LOOK: usize = 16_384;
+/// Up to how many channels a read goes through by their own lists; for more of them it goes through all records.
+const MERGED: usize = 256;
+/// How many names are looked at to find out which channels a pattern shows.
+const NAMES: usize = 4_096;
+
+/// All records. Those that were removed leave holes, which are closed when there are more of them than records.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    slots: VecDeque<Slot>,
+    head: Sequence,
+    records: u64,
+    bytes: u64,
+    pub(super) channels: Channels,
+    total: Caps,
+}
+
+#[derive(Debug)]
+struct Slot {
+    sequence: Sequence,
+    time: Timestamp,
+    /// How many channels have it. With none it is a hole.
+    holders: u32,
+    event: Option<Arc<Event>>,
+}
+
+impl Slot {
+    fn expired(&self, now: Timestamp) -> bool {
+        self.event.as_ref().is_none_or(|event| expired(event, self.time, now))
+    }
+}
+
+fn expired(event: &Event, time: Timestamp, now: Timestamp) -> bool {
+    event.ttl.is_some_and(|ttl| now >= time.plus(std::time::Duration::from_secs(ttl.into())))
+}
+
+impl Shelf {
+    pub(super) fn new(retention: Retention) -> Shelf {
+        Shelf {
+            slots: VecDeque::new(),
+            head: Sequence::START,
+            records: 0,
+            bytes: 0,
+            total: retention.total,
+            channels: Channels::new(retention),
+        }
+    }
+
+    pub(super) fn head(&self) -> Sequence {
+        self.head
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds a record, then removes what the caps by count and bytes don't allow any more.
+    pub(super) fn push(&mut self, time: Timestamp, event: Arc<Event>) -> Sequence {
+        let sequence = self.head.next();
+        self.head = sequence;
+        let bytes = event.data.as_str().len();
+        let targets = event.to.clone();
+        let holders = u32::try_from(targets.channels().len()).unwrap_or(u32::MAX);
+        self.slots.push_back(Slot { sequence, time, holders, event: Some(event) });
+        self.records += 1;
+        self.bytes += bytes as u64;
+        for channel in targets.channels() {
+            let mut over = self.channels.push(channel, sequence, bytes, time).over();
+            while over {
+                self.drop_oldest_of(channel, time);
+                over = self.channels.get(channel).is_some_and(ChannelState::over);
+            }
+        }
+        while self.total.count.is_some_and(|cap| self.records > cap)
+            || self.total.bytes.is_some_and(|cap| self.bytes > cap)
+        {
+            if !self.drop_oldest(time) {
+                break;
+            }
+        }
+        sequence
+    }
+
+    /// Removes what is too old at `now`.
+    pub(super) fn retain(&mut self, now: Timestamp) {
+        while let Some(channel) = self.channels.next_due(now) {
+            while let Some(state) = self.channels.get(&channel)
+                && let Some(age) = state.caps.age
+                && let Some((oldest, _)) = state.records.front()
+                && let Some(slot) = self.slot(*oldest)
+            {
+                let time = slot.time;
+                if time.plus(age) > now {
+                    self.channels.oldest_is(&channel, time);
+                    break;
+                }
+                self.drop_oldest_of(&channel, now);
+            }
+        }
+        if let Some(age) = self.total.age {
+            while let Some(slot) = self.slots.front()
+                && (slot.event.is_none() || slot.time.plus(age) <= now)
+            {
+                self.drop_oldest(now);
+            }
+        }
+    }
+
+    /// Removes all records of a channel. `None` if it has none; else how many there were and the newest of them.
+    pub(super) fn purge(&mut self, channel: &Channel) -> Option<(u64, Sequence)> {
+        let state = self.channels.get(channel)?;
+        let (through, _) = *state.records.back()?;
+        let records = state.records.len() as u64;
+        // An operator's purge has no time of its own: what expired in between counts as lost.
+        while self.drop_oldest_of(channel, Timestamp::default()) {}
+        Some((records, through))
+    }
+
+    /// Removes one record from all its channels. Nothing is raised: nobody is to be told that it is missing.
+    pub(super) fn delete(&mut self, sequence: Sequence) -> bool {
+        let Some(slot) = self.slot(sequence) else { return false };
+        let Some(event) = slot.event.clone() else { return false };
+        for channel in event.to.channels() {
+            self.channels.take_out(channel, sequence);
+        }
+        self.empty(sequence);
+        true
+    }
+
+    /// Removes the oldest record of a channel from it.
+    fn drop_oldest_of(&mut self, channel: &Channel, now: Timestamp) -> bool {
+        let Some((oldest, _)) = self.channels.get(channel).and_then(|state| state.records.front()).copied()
+        else {
+            return false;
+        };
+        let lost = self.slot(oldest).is_some_and(|slot| !slot.expired(now));
+        self.channels.pop(channel, lost);
+        if let Some(at) = self.place(oldest)
+            && let Some(slot) = self.slots.get_mut(at)
+        {
+            slot.holders -= 1;
+            if slot.holders == 0 {
+                self.empty(oldest);
+            }
+        }
+        true
+    }
+
+    /// Removes the oldest record of all.
+    fn drop_oldest(&mut self, now: Timestamp) -> bool {
+        let Some(slot) = self.slots.front() else { return false };
+        let sequence = slot.sequence;
+        if let Some(event) = slot.event.clone() {
+            let lost = !slot.expired(now);
+            for channel in event.to.channels() {
+                if self.channels.get(channel).is_some_and(|state| state.holds(sequence)) {
+                    self.channels.pop(channel, lost);
+                }
+            }
+        }
+        self.empty(sequence);
+        true
+    }
+
+    /// Makes a hole where a record was.
+    fn empty(&mut self, sequence: Sequence) {
+        if let Some(at) = self.place(sequence)
+            && let Some(event) = self.slots[at].event.take()
+        {
+            self.records -= 1;
+            self.bytes -= event.data.as_str().len() as u64;
+        }
+        while self.slots.front().is_some_and(|slot| slot.event.is_none()) {
+            self.slots.pop_front();
+        }
+        // A quiet channel's record behind which a busy one's come and go must not keep the holes for ever.
+        let holes = self.slots.len() as u64 - self.records;
+        if holes > self.records + 1024 {
+            self.slots.retain(|slot| slot.event.is_some());
+        }
+    }
+
+    fn slot(&self, sequence: Sequence) -> Option<&Slot> {
+        self.slots.get(self.place(sequence)?)
+    }
+
+    /// Where a record is: where it would be without closed holes, or before.
+    fn place(&self, sequence: Sequence) -> Option<usize> {
+        let first = self.slots.front()?.sequence;
+        let at = usize::try_from(sequence.0.checked_sub(first.0)?).ok()?;
+        if self.slots.get(at).is_some_and(|slot| slot.sequence == sequence) {
+            return Some(at);
+        }
+        self.slots.binary_search_by_key(&sequence, |slot| slot.sequence).ok()
+    }
+
+    /// The newest records without a hole, each still in all its channels, after one place.
+    pub(super) fn whole_since(
+        &self,
+        after: Sequence,
+    ) -> impl Iterator<Item = (Sequence, Timestamp, &Arc<Event>)> {
+        let mut expected = self.head;
+        let whole = self
+            .slots
+            .iter()
+            .rev()
+            .take_while(|slot| {
+                let whole = slot.sequence > after
+                    && slot.sequence == expected
+                    && slot
+                        .event
+                        .as_ref()
+                        .is_some_and(|event| event.to.channels().len() == slot.holders as usize);
+                expected = Sequence(expected.0.saturating_sub(1));
+                whole
+            })
+            .count();
+        self.slots
+            .range(self.slots.len() - whole..)
+            .filter_map(|slot| Some((slot.sequence, slot.time, slot.event.as_ref()?)))
+    }
+
+    /// One page of the selected records.
+    pub(super) fn read(
+        &self,
+        epoch: Epoch,
+        selections: &[Selection],
+        order: Order,
+        limit: ReadLimit,
+        now: Timestamp,
+    ) -> Page {
+        let through = limit.through.min(self.head);
+        let floor = selections
+            .iter()
+            .map(|selection| (self.channels.floor(&selection.view), selection.after))
+            .filter(|(floor, after)| floor > after)
+            .map(|(floor, _)| floor)
+            .max()
+            .unwrap_or_default();
+        let mut page = Filling { epoch, limit, now, records: Vec::new(), bytes: 0, looked: 0, last: None };
+        let complete = match self.channels_of(selections) {
+            Some(channels) => self.read_merged(&channels, through, order, &mut page),
+            None => self.read_all(selections, through, order, &mut page),
+        };
+        let through = match (complete, order) {
+            (true, Order::Oldest) => through,
+            (true, Order::Newest) => Sequence::START,
+            (false, _) => page.last.unwrap_or_default(),
+        };
+        Page { records: page.records, through, floor }
+    }
+
+    /// The channels that are selected, each with the place from which on it is, if they are few.
+    fn channels_of(&self, selections: &[Selection]) -> Option<BTreeMap<Channel, Sequence>> {
+        let mut channels: BTreeMap<Channel, Sequence> = BTreeMap::new();
+        let mut add = |channel: &Channel, after: Sequence| {
+            let from = channels.entry(channel.clone()).or_insert(after);
+            *from = after.min(*from);
+            channels.len() <= MERGED
+        };
+        let mut names = NAMES;
+        for Selection { view, after } in selections {
+            match view {
+                View::Channel(channel) => {
+                    if !add(channel, *after) {
+                        return None;
+                    }
+                }
+                View::Pattern(pattern) => {
+                    for channel in self.channels.named_like(view) {
+                        names = names.checked_sub(1)?;
+                        if pattern.matches(channel) && !add(channel, *after) {
+                            return None;
+                        }
+                    }
+                }
+            }
+        }
+        Some(channels)
+    }
+
+    /// Goes through the lists of some channels together. Says whether it came to the end.
+    fn read_merged(
+        &self,
+        channels: &BTreeMap<Channel, Sequence>,
+        through: Sequence,
+        order: Order,
+        page: &mut Filling,
+    ) -> bool {
+        let mut lists: Vec<_> = channels
+            .iter()
+            .filter_map(|(channel, after)| {
+                let state = self.channels.get(channel)?;
+                let (from, to) = (state.first_after(*after), state.first_after(through));
+                Some(state.records.range(from..to.max(from)))
+            })
+            .collect();
+        // The smallest key comes out first; the newest record has to have the smallest for the other order.
+        let key = |sequence: Sequence| match order {
+            Order::Oldest => sequence.0,
+            Order::Newest => u64::MAX - sequence.0,
+        };
+        let next = |lists: &mut [std::collections::vec_deque::Iter<'_, (Sequence, usize)>], list: usize| {
+            let entry = match order {
+                Order::Oldest => lists[list].next(),
+                Order::Newest => lists[list].next_back(),
+            };
+            entry.map(|(sequence, _)| Reverse((key(*sequence), *sequence, list)))
+        };
+        let mut heap: BinaryHeap<_> = (0..lists.len()).filter_map(|list| next(&mut lists, list)).collect();
+        let mut before = None;
+        while let Some(Reverse((_, sequence, list))) = heap.pop() {
+            heap.extend(next(&mut lists, list));
+            if before.replace(sequence) == Some(sequence) {
+                continue;
+            }
+            if let Some(slot) = self.slot(sequence)
+                && !page.look_at(slot, true)
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Goes through all records and takes those that a selection shows. Says whether it came to the end.
+    fn read_all(
+        &self,
+        selections: &[Selection],
+        through: Sequence,
+        order: Order,
+        page: &mut Filling,
+    ) -> bool {
+        let after = selections.iter().map(|selection| selection.after).min().unwrap_or(through);
+        let from = self.slots.partition_point(|slot| slot.sequence <= after);
+        let to = self.slots.partition_point(|slot| slot.sequence <= through).max(from);
+        let slots = self.slots.range(from..to);
+        let shown = |slot: &Slot| {
+            slot.event.as_ref().is_some_and(|event| {
+                event.to.channels().iter().any(|channel| {
+                    selections
+                        .iter()
+                        .any(|selection| slot.sequence > selection.after && selection.view.shows(channel))
+                        && self.channels.get(channel).is_some_and(|state| state.holds(slot.sequence))
+                })
+            })
+        };
+        let mut step = |slot: &Slot| page.look_at(slot, shown(slot));
+        match order {
+            Order::Oldest => slots.into_iter().all(&mut step),
+            Order::Newest => slots.into_iter().rev().all(&mut step),
+        }
+    }
+
+    /// From where on to read for the newest `count` records of each channel that the views show.
+    pub(super) fn newest(&self, views: &[View], count: usize, through: Sequence) -> Vec<Selection> {
+        let mut found: BTreeMap<&Channel, Sequence> = BTreeMap::new();
+        for channel in views.iter().flat_map(|view| self.channels.shown_by(view)) {
+            let Some(state) = self.channels.get(channel) else { continue };
+            let to = state.first_after(through);
+            if to == 0 {
+                continue;
+            }
+            let after = match to.saturating_sub(count) {
+                from if from == to => state.records[to - 1].0,
+                from => Sequence(state.records[from].0.0 - 1),
+            };
+            found.insert(channel, after);
+        }
+        found
+            .into_iter()
+            .map(|(channel, after)| Selection { view: View::Channel(channel.clone()), after })
+            .collect()
+    }
+}
+
+/// A page while it is filled.
+struct Filling {
+    epoch: Epoch,
+    limit: ReadLimit,
+    now: Timestamp,
+    records: Vec<Record>,
+    bytes: usize,
+    looked: usize,
+    /// The last one that was looked at.
+    last: Option<Sequence>,
+}
+
+impl Filling {
+    /// Takes a record if it is `shown` and not expired. `false` when it has to wait for the next page.
+    fn look_at(&mut self, slot: &Slot, shown: bool) -> bool {
+        if self.looked == LOOK {
+            return false;
+        }
+        if shown
+            && !slot.expired(self.now)
+            && let Some(event) = &slot.event
+        {
+            let bytes = self.bytes + event.data.as_str().len();
+            let full = self.records.len() >= self.limit.records || bytes > self.limit.bytes;
+            if full && !self.records.is_empty() {
+                return false;
+            }
+            self.bytes = bytes;
+            self.records.push(Record {
+                position: Position { epoch: self.epoch, sequence: slot.sequence },
+                time: slot.time,
+                event: event.clone(),
+            });
+        }
+        self.looked += 1;
+        self.last = Some(slot.sequence);
+        true
+    }
+}
