@@ -1,7 +1,9 @@
 //! Sockets and HTTP for Tidings.
 
 mod app;
+mod config;
 mod problem;
 
 pub use app::App;
+pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
 pub use problem::Problem;
