@@ -2,7 +2,9 @@
 
 mod app;
 mod config;
+mod json;
 mod problem;
+mod query;
 
 pub use app::App;
 pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
