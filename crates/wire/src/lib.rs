@@ -7,6 +7,7 @@ mod cursor;
 mod encode;
 mod event;
 mod name;
+mod parse;
 
 pub use cursor::{BadCursor, Cursor, CursorKey, Epoch, Position, Sequence};
 pub use encode::{
@@ -17,3 +18,4 @@ pub use event::{
     BadConnectionId, BadEventType, BadTargets, ConnectionId, Data, Event, EventType, Exclude, Targets,
 };
 pub use name::{BadName, Channel, ClientId, Pattern, UserId};
+pub use parse::{Limits, Message, ParseError, Parser};
