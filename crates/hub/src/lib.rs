@@ -1,10 +1,25 @@
 //! The engine of Tidings: one ordered log, channels as views of it, subscribers as cursors with a filter.
 //!
-//! No sockets, no HTTP, no clock of its own.
+//! No sockets, no HTTP; time is passed in. Read in this order: [`log`] (what is stored and announced), `window` (the
+//! newest of it, encoded, for all workers), [`Shard`] (the subscribers of one worker), [`Hub`] (which ties them
+//! together).
 
+mod catch_up;
+mod hub;
+mod index;
 pub mod log;
+mod resume;
+mod shard;
+mod subscriber;
+mod subscription;
 mod time;
 mod view;
+mod window;
 
+pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
+pub use resume::{ReplayCaps, Resume, Start};
+pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
+pub use subscriber::{Farewell, Say, ToldGap, Who};
+pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};
 pub use time::Timestamp;
 pub use view::View;

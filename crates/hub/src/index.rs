@@ -1,0 +1,240 @@
+//! Who follows what, on one worker: from a channel to the views that show it.
+
+use std::collections::{HashMap, VecDeque};
+
+use tidings_wire::{Channel, Pattern};
+
+use crate::View;
+
+/// One view that somebody on this worker follows.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) view: View,
+    /// The slots of its subscribers, in no order.
+    pub(crate) members: Vec<u32>,
+    /// The window's indices of the entries that it shows, as far back as the window goes and since `complete_from`.
+    pub(crate) recent: VecDeque<u64>,
+    /// The index from which on `recent` has everything.
+    pub(crate) complete_from: u64,
+}
+
+/// The place of a view in the index, valid as long as the view has a member.
+pub(crate) type ViewId = u32;
+
+/// From channels to views.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    views: Vec<Option<Followed>>,
+    free: Vec<ViewId>,
+    channels: HashMap<Channel, ViewId>,
+    patterns: Node,
+}
+
+/// One level of the patterns.
+#[derive(Debug, Default)]
+struct Node {
+    /// The pattern that ends here.
+    here: Option<ViewId>,
+    /// The pattern that goes on with `**`.
+    rest: Option<ViewId>,
+    /// Patterns that go on with `*`.
+    any: Option<Box<Node>>,
+    /// Patterns that go on with this literal level.
+    literal: HashMap<Box<str>, Node>,
+}
+
+impl Index {
+    /// The id of a view, which becomes followed if it wasn't; what it shows from `complete_from` on will be in
+    /// `recent`.
+    pub(crate) fn follow(&mut self, view: &View, complete_from: u64) -> ViewId {
+        let known = match view {
+            View::Channel(channel) => self.channels.get(channel).copied(),
+            View::Pattern(pattern) => self.patterns.find(pattern.levels()).and_then(|slot| *slot),
+        };
+        if let Some(id) = known {
+            return id;
+        }
+        let followed =
+            Followed { view: view.clone(), members: Vec::new(), recent: VecDeque::new(), complete_from };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.views[id as usize] = Some(followed);
+                id
+            }
+            None => {
+                self.views.push(Some(followed));
+                ViewId::try_from(self.views.len() - 1).unwrap_or(ViewId::MAX)
+            }
+        };
+        match view {
+            View::Channel(channel) => {
+                self.channels.insert(channel.clone(), id);
+            }
+            View::Pattern(pattern) => *self.patterns.place(pattern.levels()) = Some(id),
+        }
+        id
+    }
+
+    /// Lets a view go that has no members any more.
+    pub(crate) fn release(&mut self, id: ViewId) {
+        let Some(followed) = self.views.get_mut(id as usize).and_then(Option::take) else { return };
+        match &followed.view {
+            View::Channel(channel) => {
+                self.channels.remove(channel);
+            }
+            View::Pattern(pattern) => self.forget(pattern),
+        }
+        self.free.push(id);
+    }
+
+    fn forget(&mut self, pattern: &Pattern) {
+        let levels: Vec<&str> = pattern.levels().collect();
+        self.patterns.remove(&levels);
+    }
+
+    pub(crate) fn get(&self, id: ViewId) -> Option<&Followed> {
+        self.views.get(id as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ViewId) -> Option<&mut Followed> {
+        self.views.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Adds the views that show a channel to `out`.
+    pub(crate) fn lookup(&self, channel: &Channel, out: &mut Vec<ViewId>) {
+        out.extend(self.channels.get(channel).copied());
+        if !self.patterns.is_empty() {
+            self.patterns.lookup(channel.as_str(), out);
+        }
+    }
+
+    /// How many views are followed.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.views.iter().flatten().count()
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.here.is_none() && self.rest.is_none() && self.any.is_none() && self.literal.is_empty()
+    }
+
+    fn find<'a>(&self, mut levels: impl Iterator<Item = &'a str>) -> Option<&Option<ViewId>> {
+        match levels.next() {
+            None => Some(&self.here),
+            Some("**") => Some(&self.rest),
+            Some("*") => self.any.as_ref()?.find(levels),
+            Some(level) => self.literal.get(level)?.find(levels),
+        }
+    }
+
+    fn place<'a>(&mut self, mut levels: impl Iterator<Item = &'a str>) -> &mut Option<ViewId> {
+        match levels.next() {
+            None => &mut self.here,
+            Some("**") => &mut self.rest,
+            Some("*") => self.any.get_or_insert_default().place(levels),
+            Some(level) => self.literal.entry(level.into()).or_default().place(levels),
+        }
+    }
+
+    fn remove(&mut self, levels: &[&str]) {
+        match levels {
+            [] => self.here = None,
+            ["**"] => self.rest = None,
+            ["*", behind @ ..] => {
+                if let Some(any) = &mut self.any {
+                    any.remove(behind);
+                    self.any.take_if(|any| any.is_empty());
+                }
+            }
+            [level, behind @ ..] => {
+                if let Some(node) = self.literal.get_mut(*level) {
+                    node.remove(behind);
+                    if node.is_empty() {
+                        self.literal.remove(*level);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A level that begins with `$` is only met by name. Such a level is always the first, so that `**` is asked for
+    /// it only once.
+    fn lookup(&self, rest: &str, out: &mut Vec<ViewId>) {
+        let (level, behind) = match rest.split_once('/') {
+            Some((level, behind)) => (level, Some(behind)),
+            None => (rest, None),
+        };
+        if let Some(node) = self.literal.get(level) {
+            node.step(behind, out);
+        }
+        if level.starts_with('$') {
+            return;
+        }
+        out.extend(self.rest);
+        if let Some(any) = &self.any {
+            any.step(behind, out);
+        }
+    }
+
+    fn step(&self, behind: Option<&str>, out: &mut Vec<ViewId>) {
+        match behind {
+            None => out.extend(self.here),
+            Some(rest) => self.lookup(rest, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn view(text: &str) -> View {
+        text.parse::<Pattern>().unwrap().into()
+    }
+
+    proptest! {
+        #[test]
+        fn finds_exactly_the_views_that_show_a_channel(
+            patterns in prop::collection::btree_set("(a|b|\\*|c)(/(a|b|\\*)){0,2}(/\\*\\*)?|\\*\\*|\\$all|\\$user/(a|\\*)", 0..12),
+            released in prop::collection::vec(any::<bool>(), 12),
+            name in "(a|b|c)(/(a|b|c)){0,3}|\\$all|\\$user/(a|b)",
+        ) {
+            let channel = Channel::stored(&name).unwrap();
+            let mut index = Index::default();
+            let ids: Vec<_> = patterns.iter().map(|p| (view(p), index.follow(&view(p), 0))).collect();
+            for (view, id) in &ids {
+                prop_assert_eq!(index.follow(view, 0), *id);
+            }
+            let mut expected = BTreeSet::new();
+            for ((view, id), released) in ids.iter().zip(released) {
+                if released {
+                    index.release(*id);
+                } else if view.shows(&channel) {
+                    expected.insert(*id);
+                }
+            }
+            let mut found = Vec::new();
+            index.lookup(&channel, &mut found);
+            prop_assert_eq!(found.len(), expected.len());
+            prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_released_pattern_leaves_nothing_behind() {
+        let mut index = Index::default();
+        for text in ["a/*/c/**", "a/*/c", "**", "*", "x"] {
+            let id = index.follow(&view(text), 0);
+            index.release(id);
+        }
+        assert!(index.patterns.is_empty());
+        assert!(index.channels.is_empty());
+        assert_eq!(index.len(), 0);
+    }
+}

@@ -1,0 +1,176 @@
+//! Where a subscriber begins: from what it asks for to a place in the log.
+
+use std::time::Duration;
+
+use tidings_wire::{CursorKey, GapReason, Position, Sequence};
+
+use crate::log::{Located, Log, Order, ReadError, ReadLimit, Selection};
+use crate::{Timestamp, View};
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Only what comes.
+    Now,
+    /// All that is kept.
+    Earliest,
+    /// The newest so many events of each channel.
+    History(u16),
+    /// What came after a last event id: the text as it was received, which may be anything.
+    Cursor(String),
+}
+
+/// How much one replay may be. What lies before that is told as a gap of the reason `limit`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplayCaps {
+    /// Bytes of data.
+    pub bytes: Option<u64>,
+    /// Age of the events.
+    pub age: Option<Duration>,
+}
+
+/// Where a subscriber begins, and what it is told first.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    pub(crate) from: From,
+    pub(crate) gap: Option<Gap>,
+    /// Losses up to this place are told, or were not asked for.
+    pub(crate) forgiven: Sequence,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum From {
+    /// After what was durable when the request came.
+    Now(Sequence),
+    After(Sequence),
+    /// Each channel from a place of its own, up to `through`, then everything.
+    History {
+        selections: Box<[Selection]>,
+        through: Sequence,
+    },
+}
+
+/// Something that can't be replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) reason: GapReason,
+    /// What the client came with, if it was a position.
+    pub(crate) from: Option<Position>,
+}
+
+impl Resume {
+    /// Why something can't be replayed, if so.
+    pub fn gap(&self) -> Option<GapReason> {
+        self.gap.map(|gap| gap.reason)
+    }
+
+    /// Finds the place. Reads the log, which may block.
+    pub(crate) fn find(
+        log: &dyn Log,
+        key: &CursorKey,
+        caps: ReplayCaps,
+        views: &[View],
+        start: &Start,
+        now: Timestamp,
+    ) -> Result<Resume, ReadError> {
+        let head = log.head().sequence;
+        let plain = |from| Resume { from, gap: None, forgiven: Sequence::START };
+        match start {
+            Start::Now | Start::History(0) => Ok(plain(From::Now(head))),
+            Start::Earliest => {
+                Ok(Resume { from: From::After(Sequence::START), gap: None, forgiven: log.floor(views) })
+            }
+            Start::History(count) => {
+                let forgiven = log.floor(views);
+                let selections = log.newest(views, usize::from(*count), head)?;
+                if selections.is_empty() {
+                    return Ok(plain(From::Now(head)));
+                }
+                let from = From::History { selections: selections.into(), through: head };
+                Ok(Resume { from, gap: None, forgiven })
+            }
+            Start::Cursor(text) => match key.open(text) {
+                Ok(position) => Resume::after(log, caps, views, position, now),
+                Err(_) => Ok(Resume::unknown(head)),
+            },
+        }
+    }
+
+    fn unknown(head: Sequence) -> Resume {
+        Resume {
+            from: From::Now(head),
+            gap: Some(Gap { reason: GapReason::Unknown, from: None }),
+            forgiven: Sequence::START,
+        }
+    }
+
+    fn after(
+        log: &dyn Log,
+        caps: ReplayCaps,
+        views: &[View],
+        position: Position,
+        now: Timestamp,
+    ) -> Result<Resume, ReadError> {
+        let floor = log.floor(views);
+        let gap = |reason| Some(Gap { reason, from: Some(position) });
+        let (mut after, mut gap_told) = match log.locate(position) {
+            Located::Here(after) => (after, None),
+            Located::PastFork(fork) => (fork, gap(GapReason::Epoch)),
+            Located::Ahead => return Ok(Resume::unknown(log.head().sequence)),
+            Located::Unknown if position == Position::UNKNOWN => {
+                return Ok(Resume::unknown(log.head().sequence));
+            }
+            // Of a history that this one knows nothing of: all that is kept here is new to the client.
+            Located::Unknown => (Sequence::START, gap(GapReason::Epoch)),
+        };
+        if floor > after && gap_told.is_none() {
+            gap_told = gap(GapReason::Expired);
+        }
+        if let Some(limit) = newest_part(log, caps, views, after, now)? {
+            after = limit;
+            gap_told = gap_told.or(gap(GapReason::Limit));
+        }
+        let forgiven = if gap_told.is_some() { floor } else { Sequence::START };
+        Ok(Resume { from: From::After(after), gap: gap_told, forgiven })
+    }
+}
+
+/// A replay that is this short is not measured against the caps.
+const SHORT: u64 = 256;
+
+/// Where the newest part of a replay begins that is within the caps, if not all of it is: looks from the newest
+/// record backwards, so that no more is read than may be replayed.
+fn newest_part(
+    log: &dyn Log,
+    caps: ReplayCaps,
+    views: &[View],
+    after: Sequence,
+    now: Timestamp,
+) -> Result<Option<Sequence>, ReadError> {
+    let head = log.head().sequence;
+    let within_bytes = caps.bytes.is_none_or(|cap| log.stats().bytes <= cap);
+    if caps.age.is_none() && (within_bytes || head.0.saturating_sub(after.0) <= SHORT) {
+        return Ok(None);
+    }
+    let oldest = caps.age.map(|age| now.minus(age));
+    let selections: Vec<_> = views.iter().map(|view| Selection { view: view.clone(), after }).collect();
+    let mut through = head;
+    let mut bytes = 0;
+    while through > after {
+        let limit = ReadLimit { through, records: 1000, bytes: 1 << 20 };
+        let page = log.read(&selections, Order::Newest, limit, now)?;
+        for record in &page.records {
+            bytes += record.event.data.as_str().len() as u64;
+            let too_much = caps.bytes.is_some_and(|cap| bytes > cap);
+            let too_old = oldest.is_some_and(|oldest| record.time < oldest);
+            if too_much || too_old {
+                return Ok(Some(record.position.sequence));
+            }
+        }
+        if page.records.is_empty() || page.through >= through && page.records.len() < limit.records {
+            break;
+        }
+        through = Sequence(page.through.0.saturating_sub(1));
+    }
+    Ok(None)
+}

@@ -1,0 +1,133 @@
+//! A subscriber in the same process.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidings_wire::{ClientId, Cursor, Event, Position, UserId};
+use tokio::sync::Notify;
+
+use crate::hub::Hub;
+use crate::log::{ReadError, Record};
+use crate::resume::Start;
+use crate::shard::{Cut, Shard, SubscriberId, Taken};
+use crate::subscriber::{ToldGap, Who};
+use crate::{Timestamp, View};
+
+/// What a subscriber in the same process follows.
+#[derive(Debug, Clone)]
+pub struct Subscribe {
+    /// The channels and patterns.
+    pub views: Vec<View>,
+    /// Where it begins.
+    pub start: Start,
+    /// Who it is, for events that exclude somebody.
+    pub user: Option<UserId>,
+    /// The id that it chose, likewise.
+    pub client: Option<ClientId>,
+}
+
+impl Subscribe {
+    /// From now on, as nobody in particular.
+    pub fn new(views: impl IntoIterator<Item = View>) -> Subscribe {
+        Subscribe { views: views.into_iter().collect(), start: Start::Now, user: None, client: None }
+    }
+}
+
+/// One thing that a subscription hands out.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// An event, and the cursor to come back with after it.
+    Event {
+        /// Its cursor.
+        id: Cursor,
+        /// The event with its place and time.
+        record: Record,
+    },
+    /// Something that should have been here can't be replayed.
+    Gap(ToldGap),
+}
+
+impl Delivery {
+    /// The event, unless this is a gap.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Delivery::Event { record, .. } => Some(&record.event),
+            Delivery::Gap(_) => None,
+        }
+    }
+}
+
+/// Why a subscription can't go on; a new one with the last cursor can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionError {
+    /// The log could not be read.
+    #[error("the log could not be read")]
+    LogFailed,
+}
+
+/// A cursor in the log that waits for what comes. Nothing is queued for it: who takes nothing costs nothing.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: Hub,
+    shard: Shard,
+    id: SubscriberId,
+    news: Arc<Notify>,
+    taken: VecDeque<Delivery>,
+    opened_at: Position,
+}
+
+impl Subscription {
+    pub(crate) fn open(hub: &Hub, subscribe: Subscribe) -> Result<Subscription, ReadError> {
+        let now = Timestamp::now();
+        let resume = hub.resume(&subscribe.views, &subscribe.start, now)?;
+        let news = Arc::new(Notify::new());
+        let mut shard = hub.shard({
+            let news = news.clone();
+            Box::new(move || news.notify_one())
+        });
+        let who = Who { user: subscribe.user, client: subscribe.client, connection: None };
+        let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, who, now);
+        let taken = gap.map(Delivery::Gap).into_iter().collect();
+        Ok(Subscription { hub: hub.clone(), shard, id, news, taken, opened_at })
+    }
+
+    /// The next event or gap; waits for one. It may be dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn next(&mut self) -> Result<Delivery, SubscriptionError> {
+        loop {
+            if let Some(delivery) = self.take(Timestamp::now())? {
+                return Ok(delivery);
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// The next event or gap, if there is one already.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn take(&mut self, now: Timestamp) -> Result<Option<Delivery>, SubscriptionError> {
+        loop {
+            if let Some(delivery) = self.taken.pop_front() {
+                return Ok(Some(delivery));
+            }
+            while self.shard.consume(usize::MAX) {}
+            match self.shard.take(self.id, now) {
+                Taken::Records(records) => {
+                    let event = |(record, id)| Delivery::Event { id, record };
+                    self.taken.extend(records.into_iter().map(event));
+                }
+                Taken::Gap(gap) => self.taken.push_back(Delivery::Gap(gap)),
+                Taken::Nothing => return Ok(None),
+                Taken::Cut(Cut::LogFailed | Cut::Overtaken) => return Err(SubscriptionError::LogFailed),
+            }
+        }
+    }
+
+    /// The cursor of where it began: to come back with if nothing came.
+    pub fn opened_at(&self) -> Cursor {
+        self.hub.key().seal(self.opened_at)
+    }
+}

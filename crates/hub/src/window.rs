@@ -1,0 +1,366 @@
+//! HOT 2. The window: the newest records, encoded, written by one thread and read by all workers without a lock.
+//!
+//! It is a chain of segments. The writer fills the slots of the last one and hangs the next one behind it; a slot and
+//! a link are written once, so a reader that holds a segment walks on by itself. A segment goes when the writer and
+//! every reader have let go of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tidings_wire::{EncodedEvent, Epoch, Position, Sequence};
+
+use crate::Timestamp;
+use crate::log::Record;
+
+/// Slots of a segment: few enough that the window's end is cut finely, many enough that links are rare.
+const SLOTS: usize = 256;
+/// A segment with more bytes than this is closed early, so that large events don't make the window coarse.
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// One event in the window.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: Record,
+    pub(crate) encoded: EncodedEvent,
+    pub(crate) ephemeral: bool,
+    /// Not everybody whose views show the event gets it, or not at every time: each subscriber is to be asked.
+    pub(crate) selective: bool,
+    removed: AtomicBool,
+}
+
+impl Entry {
+    pub(crate) fn new(record: Record, encoded: EncodedEvent, ephemeral: bool) -> Entry {
+        let event = &record.event;
+        let selective = ephemeral || event.ttl.is_some() || !event.exclude.is_empty();
+        Entry { record, encoded, ephemeral, selective, removed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.record.position.sequence
+    }
+
+    /// The place that a subscriber has reached who got everything before this event.
+    pub(crate) fn before(&self) -> Sequence {
+        if self.ephemeral { self.sequence() } else { Sequence(self.sequence().0 - 1) }
+    }
+
+    /// Whether it was purged or deleted.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn expired(&self, now: Timestamp) -> bool {
+        self.record.expired(now)
+    }
+
+    fn weight(&self) -> usize {
+        // The event and its encoded form both hold the data.
+        self.encoded.chunk().len() + self.record.event.data.as_str().len() + 256
+    }
+}
+
+#[derive(Debug)]
+struct Segment {
+    /// The index of the first slot; indices count all entries, ephemeral ones too.
+    first: u64,
+    /// The place before the first slot.
+    before: Sequence,
+    slots: Box<[OnceLock<Entry>]>,
+    next: OnceLock<Arc<Segment>>,
+}
+
+impl Segment {
+    fn new(first: u64, before: Sequence) -> Arc<Segment> {
+        let slots = (0..SLOTS).map(|_| OnceLock::new()).collect();
+        Arc::new(Segment { first, before, slots, next: OnceLock::new() })
+    }
+
+    fn get(&self, index: u64) -> Option<&Entry> {
+        let slot = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.slots.get(slot)?.get()
+    }
+}
+
+/// What the writer and the readers share.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Segments within the bounds, oldest first; only locked to join and by the writer at a segment's end.
+    segments: Mutex<VecDeque<Arc<Segment>>>,
+    /// The index of the oldest entry within the bounds.
+    oldest: AtomicU64,
+    /// The newest record in the window.
+    newest: AtomicU64,
+    epoch: AtomicU64,
+    wakers: Mutex<Vec<std::sync::Weak<Waker>>>,
+}
+
+/// Wakes one reader when there is something new, once until it has looked.
+pub(crate) struct Waker {
+    idle: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Waker {
+    pub(crate) fn new(wake: Box<dyn Fn() + Send + Sync>) -> Arc<Waker> {
+        Arc::new(Waker { idle: AtomicBool::new(true), wake })
+    }
+
+    /// Wakes in any case.
+    pub(crate) fn wake(&self) {
+        (self.wake)();
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waker").field("idle", &self.idle).finish_non_exhaustive()
+    }
+}
+
+impl Window {
+    pub(crate) fn new(at: Position) -> Arc<Window> {
+        Arc::new(Window {
+            segments: Mutex::new([Segment::new(0, at.sequence)].into()),
+            oldest: AtomicU64::new(0),
+            newest: AtomicU64::new(at.sequence.0),
+            epoch: AtomicU64::new(at.epoch.0.into()),
+            wakers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The newest record that the window has, in the present epoch.
+    pub(crate) fn newest(&self) -> Position {
+        Position { epoch: self.epoch(), sequence: Sequence(self.newest.load(Ordering::Acquire)) }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(u32::try_from(self.epoch.load(Ordering::Acquire)).unwrap_or(u32::MAX))
+    }
+
+    /// A reader that has all that is in the window, and has consumed it.
+    pub(crate) fn reader(self: &Arc<Window>, waker: &Arc<Waker>) -> Reader {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(waker));
+        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let at = segments.front().map_or(0, |segment| segment.first);
+        let mut reader =
+            Reader { window: self.clone(), waker: waker.clone(), segments, at, consumed: Sequence::START };
+        reader.consumed = reader.segments.front().map_or(Sequence::START, |segment| segment.before);
+        while reader.advance().is_some() {}
+        reader
+    }
+
+    fn notify(&self) {
+        fence(Ordering::SeqCst);
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).retain(|waker| {
+            let Some(waker) = waker.upgrade() else { return false };
+            if waker.idle.swap(false, Ordering::SeqCst) {
+                waker.wake();
+            }
+            true
+        });
+    }
+}
+
+/// The one writer.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    window: Arc<Window>,
+    last: Arc<Segment>,
+    /// The index of the next entry.
+    next: u64,
+    last_bytes: usize,
+    /// Bytes of the closed segments, oldest first.
+    closed: VecDeque<usize>,
+    closed_bytes: usize,
+    max_bytes: usize,
+    max_records: usize,
+}
+
+impl Writer {
+    pub(crate) fn new(window: Arc<Window>, max_bytes: usize, max_records: usize) -> Option<Writer> {
+        let last = window.segments.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()?;
+        let next = last.first;
+        Some(Writer {
+            window,
+            last,
+            next,
+            last_bytes: 0,
+            closed: VecDeque::new(),
+            closed_bytes: 0,
+            max_bytes,
+            max_records,
+        })
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        let slot = usize::try_from(self.next - self.last.first).unwrap_or(SLOTS);
+        let weight = entry.weight();
+        if slot >= SLOTS || (slot > 0 && self.last_bytes + weight > SEGMENT_BYTES) {
+            self.close_segment(entry.before());
+            return self.push(entry);
+        }
+        self.last_bytes += weight;
+        let sequence = entry.sequence();
+        if self.last.slots[slot].set(entry).is_ok() {
+            self.next += 1;
+            self.window.newest.store(sequence.0, Ordering::Release);
+        }
+    }
+
+    /// Wakes the readers that wait.
+    pub(crate) fn flush(&self) {
+        self.window.notify();
+    }
+
+    pub(crate) fn fork(&mut self, epoch: Epoch) {
+        self.window.epoch.store(epoch.0.into(), Ordering::Release);
+    }
+
+    /// Marks what an operator removed; readers pass over it.
+    pub(crate) fn remove(&mut self, matches: impl Fn(&Record) -> bool) {
+        let segments = self.window.segments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for entry in segments.iter().flat_map(|s| s.slots.iter()).filter_map(OnceLock::get) {
+            if !entry.ephemeral && matches(&entry.record) {
+                entry.removed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn close_segment(&mut self, before: Sequence) {
+        let next = Segment::new(self.next, before);
+        self.closed.push_back(self.last_bytes);
+        self.closed_bytes += self.last_bytes;
+        self.last_bytes = 0;
+        let mut segments = self.window.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.push_back(next.clone());
+        // The segment in use is never dropped, nor is the one before it: a window that has just begun a segment is
+        // not empty.
+        while segments.len() > 2 {
+            let kept = self.next - segments[0].first;
+            let over = kept > self.max_records as u64 || self.closed_bytes > self.max_bytes;
+            if !over {
+                break;
+            }
+            segments.pop_front();
+            self.closed_bytes -= self.closed.pop_front().unwrap_or_default();
+            self.window.oldest.store(segments[0].first, Ordering::Release);
+        }
+        drop(segments);
+        // Linked last: a reader that finds the link finds every slot before it filled.
+        let _ = self.last.next.set(next.clone());
+        self.last = next;
+    }
+}
+
+/// One reader: it has consumed everything before `at` and can look back as far as the window goes.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    window: Arc<Window>,
+    waker: Arc<Waker>,
+    segments: VecDeque<Arc<Segment>>,
+    at: u64,
+    consumed: Sequence,
+}
+
+impl Reader {
+    /// Takes in the next entry; its index and itself.
+    pub(crate) fn advance(&mut self) -> Option<(u64, &Entry)> {
+        if !self.find_next() {
+            // Idle is said before the last look, so that an entry which comes in between is seen or wakes.
+            self.waker.idle.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if !self.find_next() {
+                return None;
+            }
+            self.waker.idle.store(false, Ordering::SeqCst);
+        }
+        let index = self.at;
+        let entry = self.segments.back()?.get(index)?;
+        self.at += 1;
+        self.consumed = entry.sequence();
+        Some((index, entry))
+    }
+
+    /// Whether there is an entry at `at`, in the last segment.
+    fn find_next(&mut self) -> bool {
+        loop {
+            let Some(last) = self.segments.back() else { return false };
+            if last.get(self.at).is_some() {
+                return true;
+            }
+            let Some(next) = last.next.get().cloned() else { return false };
+            // The link came after the slots: an entry may have come between the two looks.
+            if last.get(self.at).is_some() {
+                return true;
+            }
+            self.segments.push_back(next);
+            self.trim();
+        }
+    }
+
+    fn trim(&mut self) {
+        let oldest = self.window.oldest.load(Ordering::Acquire).min(self.at);
+        while self.segments.len() > 1 && self.segments[1].first <= oldest {
+            self.segments.pop_front();
+        }
+    }
+
+    /// The index of the next entry that will be consumed.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The newest record that was consumed.
+    pub(crate) fn consumed(&self) -> Sequence {
+        self.consumed
+    }
+
+    /// The index of the oldest entry that can be looked at.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.segments.front().map_or(self.at, |segment| segment.first)
+    }
+
+    /// The place from which on the window has everything.
+    pub(crate) fn floor(&self) -> Sequence {
+        self.segments.front().map_or(self.consumed, |segment| segment.before)
+    }
+
+    /// A consumed entry within the window.
+    pub(crate) fn get(&self, index: u64) -> Option<&Entry> {
+        if index >= self.at {
+            return None;
+        }
+        let segment = self.segments.partition_point(|segment| segment.first <= index).checked_sub(1)?;
+        self.segments[segment].get(index)
+    }
+
+    /// The index of the first entry behind a place, at most [`Reader::at`]. `None` when the place is older than the
+    /// window.
+    pub(crate) fn index_after(&self, sequence: Sequence) -> Option<u64> {
+        if sequence < self.floor() {
+            return None;
+        }
+        let segment = self.segments.partition_point(|segment| segment.before <= sequence).checked_sub(1)?;
+        let first = self.segments[segment].first;
+        let end = self.segments.get(segment + 1).map_or(self.at, |next| next.first.min(self.at));
+        let (mut low, mut high) = (first, end.max(first));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get(middle) {
+                Some(entry) if entry.sequence() <= sequence => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Some(low)
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.window.epoch()
+    }
+
+    pub(crate) fn waker(&self) -> &Arc<Waker> {
+        &self.waker
+    }
+}
