@@ -217,3 +217,43 @@ impl Tail for MemoryTail {
         Ok(self.feed.next(timeout))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::log::suite::Logs;
+
+    struct InMemory;
+
+    impl Logs for InMemory {
+        fn create(&mut self, retention: Retention) -> Arc<dyn Log> {
+            Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention }))
+        }
+
+        fn reopen(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+            log
+        }
+    }
+
+    crate::log_suite!(InMemory);
+
+    #[test]
+    fn what_forgotten_channels_lost_counts_for_unknown_ones_and_patterns() {
+        let caps = crate::log::Caps { count: Some(0), ..Default::default() };
+        let retention = Retention { default: caps, ..Retention::default() };
+        let log = MemoryLog::new(MemoryLogConfig { epoch: Epoch(1), retention });
+        let channel = |n: u64| format!("user/{n}").parse::<Channel>().unwrap();
+        for n in 1..=65_536 + 10 {
+            let event = Arc::new(tidings_wire::Event::new(channel(n).into(), "x".into()));
+            log.append_now(vec![NewRecord { time: Timestamp(n), event }]).unwrap();
+        }
+        let floor = |channel: Channel| log.floor(&[channel.into()]);
+        assert_eq!(floor(channel(5)), Sequence(10), "forgotten");
+        assert_eq!(floor(channel(11)), Sequence(11), "remembered");
+        assert_eq!(floor("never".parse().unwrap()), Sequence(10), "may be a forgotten one");
+        let pattern: tidings_wire::Pattern = "other/**".parse().unwrap();
+        assert_eq!(log.floor(&[pattern.into()]), Sequence(10));
+    }
+}

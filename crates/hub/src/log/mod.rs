@@ -3,6 +3,8 @@
 mod feed;
 mod memory;
 mod retention;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 use std::fmt;
 use std::future::Future;
@@ -28,7 +30,7 @@ pub struct NewRecord {
 }
 
 /// An event in the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its place; of an ephemeral event, the place of the record before it.
     pub position: Position,
@@ -46,7 +48,7 @@ impl Record {
 }
 
 /// What the log announces, in its order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TailItem {
     /// A record whose sequence is the one after the record before.
     Stored(Record),

@@ -11,9 +11,9 @@ use crate::log::{Caps, Order, Page, ReadLimit, Record, Retention, Selection};
 use crate::{Timestamp, View};
 
 /// How many records one read looks at, so that it doesn't keep appends waiting: a few milliseconds.
-const LOOK: usize = 16_384;
+const LOOK: usize = if cfg!(test) { 7 } else { 16_384 };
 /// Up to how many channels a read goes through by their own lists; for more of them it goes through all records.
-const MERGED: usize = 256;
+const MERGED: usize = if cfg!(test) { 2 } else { 256 };
 /// How many names are looked at to find out which channels a pattern shows.
 const NAMES: usize = 4_096;
 
