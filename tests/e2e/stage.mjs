@@ -1,0 +1,57 @@
+// What most of these tests stand on: one hub, one page server, and every client by name.
+import { PageServer } from './harness/page_server.mjs';
+import { startChromium, startFirefox } from './harness/browsers.mjs';
+import { Tidings } from './harness/tidings.mjs';
+import { ReadingPage } from './readers/browser.mjs';
+import { CurlReader } from './readers/curl.mjs';
+import { NpmEventSourceReader } from './readers/eventsource.mjs';
+import { HttpxSseReader, SseclientReader } from './readers/python.mjs';
+
+export const TYPES = ['message', 'order', 'order.paid'];
+
+export class Stage {
+  static async set() {
+    const stage = new Stage();
+    stage.pages = await PageServer.start();
+    // Clients come back at once, so that many losses take little time.
+    stage.hub = await Tidings.start({ config: `retry = "50ms"\nheartbeat = "1h"\n[cors]\norigins = ["${stage.pages.origin}"]\n` });
+    stage.token = await stage.hub.token({ sub: 'ana', subscribe: ['**'], publish: ['**'], admin: true });
+    stage.chromium = await startChromium();
+    stage.chromiumPage = await ReadingPage.open(stage.chromium, stage.pages.origin, { cookie: stage.token });
+    stage.firefox = await startFirefox();
+    stage.firefoxPage = await ReadingPage.open(stage.firefox, stage.pages.origin);
+    return stage;
+  }
+
+  async strike() {
+    await this.chromiumPage?.close();
+    await this.firefoxPage?.close();
+    await this.chromium?.stop();
+    await this.firefox?.stop();
+    await this.hub?.stop();
+    await this.pages?.stop();
+  }
+
+  publish(body) {
+    return this.hub.publish(this.token, body);
+  }
+
+  /** Opens a client of this kind on a URL of the hub. */
+  async open(client, url) {
+    return CLIENTS[client](this, url, { token: this.token, types: TYPES });
+  }
+}
+
+/** How each client says who it is and reads: by header, by cookie (with CORS) or in the query. */
+const CLIENTS = {
+  'curl -N': (_, url, options) => new CurlReader(url, options),
+  'npm eventsource': (_, url, options) => new NpmEventSourceReader(url, options),
+  'PyPI httpx-sse': (_, url, options) => new HttpxSseReader(url, options),
+  'PyPI sseclient-py': (_, url, options) => new SseclientReader(url, options),
+  'Chromium EventSource': (stage, url, { types }) => stage.chromiumPage.read('EventSource', url, { types, withCredentials: true }),
+  'Firefox EventSource': (stage, url, { types, token }) => stage.firefoxPage.read('EventSource', `${url}&token=${token}`, { types }),
+  'fetch-event-source': (stage, url, options) => stage.chromiumPage.read('fetch-event-source', url, options),
+  'fetch-event-source, own id': (stage, url, options) => stage.chromiumPage.read('fetch-event-source, own id', url, options),
+  'event-source-polyfill': (stage, url, options) => stage.chromiumPage.read('event-source-polyfill', `${url}&padding=2048`, options),
+};
+export const clients = Object.keys(CLIENTS);
