@@ -48,5 +48,6 @@ install_python_packages() {
 }
 
 run_real_clients() {
-  (cd tests/e2e && npm test --silent)
+  # A test that hangs is a failure too.
+  (cd tests/e2e && timeout "${TIDINGS_E2E_SECONDS:-1200}" npm test --silent)
 }

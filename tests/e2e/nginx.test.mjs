@@ -1,7 +1,6 @@
 // Through nginx with nothing set but `proxy_pass`: HTTP/1.0 and buffering towards the hub, a clean end for every loss.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { CutProxy } from './harness/cut_proxy.mjs';
 import { Nginx } from './harness/nginx.mjs';
 import { Stage, clients } from './stage.mjs';
 
@@ -10,13 +9,12 @@ let cutter;
 let nginx;
 before(async () => {
   stage = await Stage.set();
-  cutter = await CutProxy.to(stage.hub.port);
+  cutter = await stage.cutProxy();
   nginx = await Nginx.before(cutter.port);
 });
 after(async () => {
   await nginx?.stop();
-  await cutter?.close();
-  await stage.strike();
+  await stage?.strike();
 });
 
 for (const [index, client] of clients.entries()) {

@@ -1,4 +1,5 @@
 // What most of these tests stand on: one hub, one page server, and every client by name.
+import { CutProxy } from './harness/cut_proxy.mjs';
 import { PageServer } from './harness/page_server.mjs';
 import { startChromium, startFirefox } from './harness/browsers.mjs';
 import { Tidings } from './harness/tidings.mjs';
@@ -10,20 +11,33 @@ import { HttpxSseReader, SseclientReader } from './readers/python.mjs';
 export const TYPES = ['message', 'order', 'order.paid'];
 
 export class Stage {
+  #open = [];
+
   static async set() {
     const stage = new Stage();
-    stage.pages = await PageServer.start();
+    try {
+      await stage.#set();
+      return stage;
+    } catch (error) {
+      await stage.strike();
+      throw error;
+    }
+  }
+
+  async #set() {
+    this.pages = await PageServer.start();
     // Clients come back at once, so that many losses take little time.
-    stage.hub = await Tidings.start({ config: `retry = "50ms"\nheartbeat = "1h"\n[cors]\norigins = ["${stage.pages.origin}"]\n` });
-    stage.token = await stage.hub.token({ sub: 'ana', subscribe: ['**'], publish: ['**'], admin: true });
-    stage.chromium = await startChromium();
-    stage.chromiumPage = await ReadingPage.open(stage.chromium, stage.pages.origin, { cookie: stage.token });
-    stage.firefox = await startFirefox();
-    stage.firefoxPage = await ReadingPage.open(stage.firefox, stage.pages.origin);
-    return stage;
+    this.hub = await Tidings.start({ config: `retry = "50ms"\nheartbeat = "1h"\n[limits]\nper_user = 1000\n[cors]\norigins = ["${this.pages.origin}"]\n` });
+    this.token = await this.hub.token({ sub: 'ana', subscribe: ['**'], publish: ['**'], admin: true });
+    this.chromium = await startChromium();
+    this.chromiumPage = await ReadingPage.open(this.chromium, this.pages.origin, { cookie: this.token });
+    this.firefox = await startFirefox();
+    this.firefoxPage = await ReadingPage.open(this.firefox, this.pages.origin);
   }
 
   async strike() {
+    // A test that failed left them behind.
+    for (const opened of this.#open) await opened.close();
     await this.chromiumPage?.close();
     await this.firefoxPage?.close();
     await this.chromium?.stop();
@@ -38,7 +52,16 @@ export class Stage {
 
   /** Opens a client of this kind on a URL of the hub. */
   async open(client, url) {
-    return CLIENTS[client](this, url, { token: this.token, types: TYPES });
+    const reader = await CLIENTS[client](this, url, { token: this.token, types: TYPES });
+    this.#open.push(reader);
+    return reader;
+  }
+
+  /** A cutting proxy before the hub. */
+  async cutProxy() {
+    const proxy = await CutProxy.to(this.hub.port);
+    this.#open.push(proxy);
+    return proxy;
   }
 }
 

@@ -35,6 +35,8 @@ export class CutProxy {
   #cut;
   /** @type {Cut | undefined} for the first block of the stream that comes next */
   #cutOpen;
+  /** Bytes of the body up to the end of its `open` block, in the stream that came last. */
+  openBytes = 0;
 
   static async to(port) {
     const proxy = new CutProxy();
@@ -69,11 +71,11 @@ export class CutProxy {
     return Buffer.concat(this.#cut.passed);
   }
 
-  /** Ends the next stream after `bytes` of its body, which is within its `open` block, and waits for that. */
+  /** Ends the next stream after `bytes` of its body, within its `open` block; waits for that, answers those bytes. */
   async cutNextOpenAfter(bytes) {
     const cut = (this.#cutOpen = new Cut(bytes));
     await this.#changed.until(() => cut.done, 'the cut');
-    this.#cutOpen = undefined;
+    return Buffer.concat(cut.passed);
   }
 
   /** What passes on the open stream while `body` runs. */
@@ -86,6 +88,7 @@ export class CutProxy {
 
   async close() {
     for (const socket of this.#sockets) socket.destroy();
+    if (!this.#server.listening) return;
     this.#server.close();
     await once(this.#server, 'close');
   }
@@ -121,7 +124,7 @@ export class CutProxy {
     const before = connection.head.length;
     const head = (connection.head = Buffer.concat([connection.head, bytes]));
     const open = head.indexOf(OPEN);
-    if (this.#cutOpen && open >= 0) {
+    if (this.#cutOpen && !this.#cutOpen.done && open >= 0) {
       const body = head.indexOf(FIRST);
       connection.client.write(head.subarray(before, body));
       connection.client.write(this.#cutOpen.take(head.subarray(body)));
@@ -134,6 +137,7 @@ export class CutProxy {
       return Buffer.alloc(0);
     }
     let until = end + END.length;
+    this.openBytes = until - head.indexOf(FIRST);
     // The line end that closes the block's chunk belongs to it.
     if (head.subarray(until, until + CHUNK_END.length).equals(CHUNK_END)) until += CHUNK_END.length;
     connection.client.write(head.subarray(before, until));

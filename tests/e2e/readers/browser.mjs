@@ -25,7 +25,7 @@ export class ReadingPage {
     const reading = new Reading();
     this.#readings.set(name, reading);
     reading.close = async () => {
-      this.#readings.delete(name);
+      if (!this.#readings.delete(name)) return;
       await this.#page.evaluate((name) => window.closeReader(name), name);
     };
     const wanted = { ...options, types: ['tidings:open', 'tidings:gap', ...types] };

@@ -5,23 +5,22 @@ import { Watched } from '../harness/watched.mjs';
 export class Reading extends Watched {
   /** @type {{id: string, type: string, data: string}[]} */
   events = [];
-  /** @type {{id: string, type: string, data: string}[]} */
-  control = [];
   /** @type {Error | undefined} */
   #failure;
+  #gap;
+  /** How many times it has been on a stream. */
+  opens = 0;
 
   see(event) {
-    (event.type.startsWith('tidings:') ? this.control : this.events).push(event);
+    if (event.type === 'tidings:gap') this.#gap ??= event;
+    if (event.type === 'tidings:open') this.opens += 1;
+    if (!event.type.startsWith('tidings:')) this.events.push(event);
     this.notify();
   }
 
   fail(error) {
     this.#failure ??= error;
     this.notify();
-  }
-
-  get opens() {
-    return this.control.filter((event) => event.type === 'tidings:open').length;
   }
 
   /** Waits until the client has been on a stream `times` times. */
@@ -38,15 +37,21 @@ export class Reading extends Watched {
     }, () => `${data} after ${JSON.stringify(this.events.slice(-5))}`);
   }
 
+  /** The client goes on reading, and no gap was said. */
+  unharmed() {
+    if (this.#failure) throw this.#failure;
+    assert.equal(this.#gap, undefined);
+  }
+
   /** Exactly these published events, in this order, and no gap was said. */
   sawExactly(expected) {
+    this.unharmed();
     assert.deepEqual(this.events, expected);
-    assert.deepEqual(this.control.filter((event) => event.type === 'tidings:gap'), []);
   }
 
   async #wait(condition, what) {
     await this.until(() => {
-      if (this.#failure) throw this.#failure;
+      this.unharmed();
       return condition();
     }, what);
   }
