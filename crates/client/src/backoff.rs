@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-/// What clients wait until a server says otherwise. Browsers take about as much.
-const FIRST_RETRY: Duration = Duration::from_secs(3);
 /// The longest that failures alone make a client wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// The longest that a server can make a client wait: a typing error in a `retry` must not silence it for ever.
@@ -18,8 +16,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new() -> Backoff {
-        Backoff { retry: FIRST_RETRY, failures: 0 }
+    /// With what is waited until the server says otherwise.
+    pub(crate) fn new(retry: Duration) -> Backoff {
+        Backoff { retry: retry.min(LONGEST_RETRY), failures: 0 }
     }
 
     /// The server's `retry`, in milliseconds.
@@ -53,8 +52,7 @@ mod tests {
 
     #[test]
     fn failures_double_the_wait_up_to_a_minute() {
-        let mut backoff = Backoff::new();
-        backoff.set_retry(1000);
+        let mut backoff = Backoff::new(Duration::from_secs(1));
         assert_eq!(delays(&mut backoff, 8), [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         backoff.succeeded();
         assert_eq!(delays(&mut backoff, 2), [1000, 2000]);
@@ -62,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_the_server_asks_is_the_least_and_bounded() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(Duration::from_secs(3));
         assert_eq!(backoff.lost(Some(Duration::from_secs(20)), 0), Duration::from_secs(20));
         backoff.set_retry(90_000);
         assert_eq!(delays(&mut backoff, 2), [90_000, 90_000]);
@@ -73,15 +71,14 @@ mod tests {
 
     #[test]
     fn a_retry_of_zero_is_taken_once_and_then_backs_off() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(Duration::from_secs(1));
         backoff.set_retry(0);
         assert_eq!(delays(&mut backoff, 4), [0, 200, 400, 800]);
     }
 
     #[test]
     fn the_wait_is_spread() {
-        let mut backoff = Backoff::new();
-        backoff.set_retry(1000);
+        let mut backoff = Backoff::new(Duration::from_secs(1));
         assert_eq!(backoff.lost(None, u32::MAX), Duration::from_millis(1250));
         backoff.succeeded();
         let middle = backoff.lost(None, u32::MAX / 2);

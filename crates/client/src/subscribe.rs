@@ -5,6 +5,8 @@ use std::time::Duration;
 use reqwest::Url;
 use tidings_wire::Limits;
 
+/// What a Tidings server says by default, and browsers take.
+const RETRY: Duration = Duration::from_secs(3);
 /// Three heartbeats of a server with default settings: two may be late.
 const SILENCE: Duration = Duration::from_secs(45);
 
@@ -16,6 +18,7 @@ pub struct Subscribe {
     envelope: bool,
     only: bool,
     client: Option<String>,
+    pub(crate) retry: Duration,
     pub(crate) silence: Duration,
     pub(crate) limits: Limits,
 }
@@ -43,6 +46,7 @@ impl Subscribe {
             envelope: false,
             only: false,
             client: None,
+            retry: RETRY,
             silence: SILENCE,
             limits: Limits::default(),
         }
@@ -74,6 +78,14 @@ impl Subscribe {
     #[must_use]
     pub fn client(mut self, id: impl Into<String>) -> Subscribe {
         self.client = Some(id.into());
+        self
+    }
+
+    /// How long to wait before the first reconnect, until the server says otherwise: 3 seconds. Further failures in a row
+    /// double it, up to a minute.
+    #[must_use]
+    pub fn retry(mut self, time: Duration) -> Subscribe {
+        self.retry = time;
         self
     }
 

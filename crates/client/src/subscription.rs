@@ -67,7 +67,8 @@ impl Subscription {
     pub(crate) fn new(http: reqwest::Client, mut url: Url, subscribe: Subscribe) -> Subscription {
         subscribe.write_to(&mut url);
         let last_event_id = subscribe.first_id();
-        Subscription { http, url, subscribe, backoff: Backoff::new(), last_event_id, state: State::Idle }
+        let backoff = Backoff::new(subscribe.retry);
+        Subscription { http, url, subscribe, backoff, last_event_id, state: State::Idle }
     }
 
     /// The next update. Safe to be dropped at any time, as in `select!`: nothing is lost.

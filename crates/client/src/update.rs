@@ -157,7 +157,11 @@ impl Update {
             "tidings:kicked" => Some(Update::Closing(Closing::Kicked)),
             "tidings:overloaded" => Some(Update::Closing(Closing::Overloaded)),
             "tidings:drain" => Some(Update::Closing(Closing::Drain)),
-            "message" if envelope => unwrap(&message.data).map(Update::Event),
+            // Were it no envelope, it would still be an event.
+            "message" if envelope => {
+                let event = unwrap(&message.data).unwrap_or_else(|| plain(message));
+                return Some(Update::Event(event));
+            }
             event if event.starts_with("tidings:") => None,
             _ => return Some(Update::Event(plain(message))),
         };
