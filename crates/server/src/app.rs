@@ -1,13 +1,15 @@
 //! What every request of one server shares.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tidings_hub::Hub;
-use tokio::sync::watch;
 
 use crate::ServerConfig;
+use crate::drain::Drain;
+use crate::limits::Limits;
 
 /// The state of one running server, shared by its listeners, its workers and its HTTP handlers.
 pub struct App {
@@ -17,7 +19,10 @@ pub struct App {
     pub(crate) config: ServerConfig,
     /// When it started.
     pub(crate) started: Instant,
-    draining: watch::Sender<bool>,
+    /// How many streams there are.
+    pub(crate) limits: Arc<Limits>,
+    /// How far it is with stopping.
+    pub(crate) drain: Drain,
     requests: Requests,
 }
 
@@ -25,28 +30,28 @@ impl App {
     /// A server that starts now.
     pub fn new(hub: Hub, config: ServerConfig) -> App {
         App {
+            limits: Limits::new(&config.limits),
+            drain: Drain::new(),
             hub,
             config,
             started: Instant::now(),
-            draining: watch::Sender::new(false),
             requests: Requests::default(),
         }
     }
 
     /// Whether it takes no new streams any more.
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        self.drain.is_begun()
     }
 
     /// From now on no new streams are taken.
     pub fn begin_drain(&self) {
-        self.draining.send_replace(true);
+        self.drain.begin();
     }
 
     /// Completes when the drain begins.
     pub async fn draining(&self) {
-        // The sender lives as long as this, so that there is no error.
-        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+        self.drain.begun().await;
     }
 
     /// An id for one more request that is answered with a problem, to find it in the log by.

@@ -105,12 +105,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             io,
             largest: routes.longest_head() + 1,
             routes,
+            deadline: Instant::now() + timeouts.head,
             timeouts,
             buffer: vec![0; FIRST_BUFFER],
             start: 0,
             end: 0,
             state: State::Head { scanned: 0 },
-            deadline: Instant::now() + timeouts.head,
             timer: None,
             unflushed: false,
             flushed: None,
@@ -357,5 +357,217 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, parts);
         this.unflushed = true;
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::{BasePath, LimitsConfig};
+
+    /// Answers with what was asked and what the body was.
+    async fn echo(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+        let asked = format!("{} {}", request.method(), request.uri());
+        Ok(Response::new(match request.into_body().collect().await {
+            Ok(body) => format!("[{asked} {:?}]", String::from_utf8_lossy(&body.to_bytes())),
+            Err(_) => format!("[{asked} fault]"),
+        }))
+    }
+
+    struct Served {
+        verdict: Option<Verdict>,
+        fault: Option<u16>,
+    }
+
+    /// A connection as the listener serves it; the other end of its socket is a wire of `wire` bytes.
+    fn serve(wire: usize, drain: Drain) -> (DuplexStream, JoinHandle<Served>) {
+        let (client, io) = duplex(wire);
+        let routes = Routes::new(&BasePath::default(), &LimitsConfig::default());
+        let mut guard = Guard::new(io, routes, Arc::new(TimeoutsConfig::default()), drain);
+        let served = tokio::spawn(async move {
+            let fault = guard.fault();
+            let verdict = match guard.first().await {
+                Some(verdict) => Some(verdict),
+                None => {
+                    let connection = hyper::server::conn::http1::Builder::new()
+                        .half_close(true)
+                        .header_read_timeout(None)
+                        .serve_connection(guard, service_fn(echo));
+                    connection.without_shutdown().await.unwrap().io.take_verdict()
+                }
+            };
+            Served { verdict, fault: fault.problem().map(|problem| problem.status().as_u16()) }
+        });
+        (client, served)
+    }
+
+    /// Sends all of it, in writes of `piece` bytes, and says what came back and how the connection would go on.
+    async fn exchange(sent: &str, piece: usize) -> (Vec<String>, String) {
+        let (client, served) = serve(16, Drain::new());
+        let (mut from, mut to) = tokio::io::split(client);
+        let sent = sent.to_owned();
+        let sending = tokio::spawn(async move {
+            for piece in sent.as_bytes().chunks(piece) {
+                // The server may stop reading when it has seen enough.
+                if to.write_all(piece).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            to
+        });
+        let mut received = String::new();
+        from.read_to_string(&mut received).await.unwrap();
+        let served = served.await.unwrap();
+        sending.abort();
+        let answers = received.split('[').skip(1).filter_map(|part| part.split(']').next());
+        let verdict = match served.verdict {
+            Some(Verdict::Stream(parts)) => format!("stream {}", parts.uri),
+            Some(Verdict::Refuse(problem)) => problem.status().as_u16().to_string(),
+            Some(Verdict::Over) => "over".to_owned(),
+            None => "closed".to_owned(),
+        };
+        (answers.map(str::to_owned).collect(), verdict)
+    }
+
+    async fn check(sent: &str, answers: &[&str], verdict: &str) {
+        for piece in [1, 2, 7, 100_000] {
+            let expected = (answers.iter().map(|&answer| answer.to_owned()).collect(), verdict.to_owned());
+            assert_eq!(exchange(sent, piece).await, expected, "{sent:?} in pieces of {piece}");
+        }
+    }
+
+    const STREAM: &str = "GET /events?channel=a HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_stream_may_be_the_first_request_or_a_later_one() {
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        check(STREAM, &[], "stream /events?channel=a").await;
+        check(&format!("\r\n{STREAM}"), &[], "stream /events?channel=a").await;
+        let many: String = (1..10).map(|n| get(&format!("/{n}"))).collect();
+        let answers: Vec<_> = (1..10).map(|n| format!("GET /{n} \"\"")).collect();
+        let answers: Vec<_> = answers.iter().map(String::as_str).collect();
+        check(&format!("{many}{STREAM}"), &answers, "stream /events?channel=a").await;
+    }
+
+    #[tokio::test]
+    async fn bodies_end_where_their_framing_says() {
+        let length = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 39\r\n\r\nGET /events HTTP/1.1\r\nHost: no stream\r\n";
+        check(
+            &format!("{length}{STREAM}"),
+            &["POST /a \"GET /events HTTP/1.1\\r\\nHost: no stream\\r\\n\""],
+            "stream /events?channel=a",
+        )
+        .await;
+        let chunked = "POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n3\r\n\r\n0\r\n0\r\nA: b\r\n\r\n";
+        check(
+            &format!("{chunked}{length}{chunked}{STREAM}"),
+            &[
+                "POST /b \"hello\\r\\n0\"",
+                "POST /a \"GET /events HTTP/1.1\\r\\nHost: no stream\\r\\n\"",
+                "POST /b \"hello\\r\\n0\"",
+            ],
+            "stream /events?channel=a",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn every_head_is_checked_and_earlier_answers_are_sent() {
+        let get = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+        let smuggled =
+            "POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        check(smuggled, &[], "400").await;
+        check(&format!("{get}{smuggled}"), &["GET /a \"\""], "400").await;
+        check(&format!("{get}{get}GET /b HTTP/1.1\r\n\r\n"), &["GET /a \"\"", "GET /a \"\""], "400").await;
+        check(&format!("{get}GET /b HTTP/3.0\r\nHost: a\r\n\r\n"), &["GET /a \"\""], "505").await;
+        let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(8192));
+        check(&format!("{get}{long}"), &["GET /a \"\""], "414").await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_its_requests_end_is_closed() {
+        check("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &["GET /a \"\""], "closed").await;
+        check("GET /a HTTP/1.0\r\n\r\n", &["GET /a \"\""], "closed").await;
+    }
+
+    #[tokio::test]
+    async fn broken_chunks_are_told_to_the_handler_and_nothing_after_them_is_read() {
+        for piece in [1, 100] {
+            let sent =
+                format!("POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{STREAM}");
+            let (mut client, served) = serve(1000, Drain::new());
+            for piece in sent.as_bytes().chunks(piece) {
+                client.write_all(piece).await.unwrap();
+            }
+            let mut received = String::new();
+            client.read_to_string(&mut received).await.unwrap();
+            assert!(received.ends_with("[POST /a fault]"), "{received:?}");
+            let served = served.await.unwrap();
+            assert_eq!(served.fault, Some(400));
+            assert!(!matches!(served.verdict, Some(Verdict::Stream(_))));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_heads_are_refused_and_silent_connections_closed() {
+        let sent_then_waits = async |sent: &str| {
+            let (mut client, served) = serve(1000, Drain::new());
+            let begin = Instant::now();
+            for byte in sent.as_bytes() {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let served = served.await.unwrap();
+            let status = match served.verdict {
+                Some(Verdict::Refuse(problem)) => problem.status().as_u16(),
+                Some(Verdict::Over) => 0,
+                other => panic!("{other:?}"),
+            };
+            (status, begin.elapsed().as_secs(), served.fault)
+        };
+        assert_eq!(sent_then_waits("").await, (0, 10, None), "no request at all");
+        assert_eq!(sent_then_waits("GET /").await, (408, 10, None), "half a head");
+        let get = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+        let sent = get.len() as u64 / 10;
+        assert_eq!(sent_then_waits(get).await, (0, 75 + sent, None), "silence after a request");
+        let again = format!("{get}GET");
+        assert_eq!(sent_then_waits(&again).await, (408, 10 + sent, None), "half a second head");
+        let half = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhal";
+        let sent = half.len() as u64 / 10;
+        assert_eq!(sent_then_waits(half).await, (0, 30 + sent, Some(408)), "half a body");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_take_long_while_it_moves() {
+        let (mut client, served) = serve(1000, Drain::new());
+        client
+            .write_all(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            client.write_all(b"x").await.unwrap();
+        }
+        assert_eq!(served.await.unwrap().fault, None);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_connections_between_requests() {
+        let drain = Drain::new();
+        drain.begin();
+        let (mut client, served) = serve(1000, drain);
+        assert!(matches!(served.await.unwrap().verdict, Some(Verdict::Over)));
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -164,9 +164,7 @@ impl<K: Hash + Eq> Counts<K> {
     /// `None` when there are `most` already.
     fn add(&self, key: K, most: usize) -> Option<()> {
         match self.lock().entry(key) {
-            Entry::Occupied(mut entry) => {
-                (*entry.get() < most).then(|| *entry.get_mut() += 1)
-            }
+            Entry::Occupied(mut entry) => (*entry.get() < most).then(|| *entry.get_mut() += 1),
             Entry::Vacant(entry) => (most > 0).then(|| {
                 entry.insert(1);
             }),

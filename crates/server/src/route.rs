@@ -91,7 +91,6 @@ impl Routes {
             None => self.0.parse(&bytes[..len]).map(|route| Some(Head { len, route })),
         }
     }
-
 }
 
 impl Rules {
@@ -102,7 +101,7 @@ impl Rules {
             Ok(httparse::Status::Complete(_)) => {}
             // `find_end` saw the blank line, so what is missing will never come.
             Ok(httparse::Status::Partial) => return Err(malformed("it ends too early")),
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(refused(error, bytes)),
         }
         if head.headers.len() > self.headers {
             return Err(too_many_headers());
@@ -138,8 +137,14 @@ impl Rules {
         let target_len = memchr::memchr(b' ', target).unwrap_or(target.len());
         if target_len > self.target {
             let max = self.target;
-            let detail = format!("the request's target has more than {max} bytes; send fewer or shorter parameters");
-            return Some(Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", "Target too long", detail));
+            let detail =
+                format!("the request's target has more than {max} bytes; send fewer or shorter parameters");
+            return Some(Problem::new(
+                StatusCode::URI_TOO_LONG,
+                "target_too_long",
+                "Target too long",
+                detail,
+            ));
         }
         (bytes.len() > self.head).then(|| head_too_large("the request's head has too many bytes"))
     }
@@ -184,10 +189,10 @@ fn too_many_headers() -> Problem {
     head_too_large("the request has too many header fields")
 }
 
-fn refused(error: httparse::Error) -> Problem {
+fn refused(error: httparse::Error, head: &[u8]) -> Problem {
     match error {
         httparse::Error::TooManyHeaders => too_many_headers(),
-        httparse::Error::Version => {
+        httparse::Error::Version if names_version(head) => {
             let detail = "this listener speaks HTTP/1.1 and HTTP/1.0";
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             Problem::new(status, "version", "HTTP version not supported", detail)
@@ -199,6 +204,14 @@ fn refused(error: httparse::Error) -> Problem {
         httparse::Error::NewLine => malformed("a line ends with something else than CRLF"),
         _ => malformed("its first line is not a method, a target and a version"),
     }
+}
+
+/// Whether the first line is a method, a target and some version of HTTP.
+fn names_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let version = words.next().and_then(|word| word.strip_prefix(b"HTTP/"));
+    words.next().is_none() && matches!(version, Some([b'0'..=b'9', b'.', b'0'..=b'9']))
 }
 
 /// The fields that decide where a request ends and whom it is for.
@@ -351,13 +364,15 @@ fn check_characters(text: &str) -> Result<(), Problem> {
                 }
             }
             b'#' => return Err(malformed("its target has a fragment")),
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b':'
-            | b'@' => {}
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';'
+            | b':' | b'@' => {}
             _ => plain = false,
         }
     }
     if !plain && Uri::try_from(text).is_err() {
-        return Err(Problem::bad_request("the request's target has a character that must be percent-encoded"));
+        return Err(Problem::bad_request(
+            "the request's target has a character that must be percent-encoded",
+        ));
     }
     Ok(())
 }
@@ -387,13 +402,16 @@ fn parts(target: &str, version: u8, headers: &[httparse::Header<'_>]) -> Result<
     let unreadable = |_| malformed("it can't be read");
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = Method::GET;
-    parts.uri = Uri::try_from(target)
-        .map_err(|_| Problem::bad_request("the request's target has a character that must be percent-encoded"))?;
+    parts.uri = Uri::try_from(target).map_err(|_| {
+        Problem::bad_request("the request's target has a character that must be percent-encoded")
+    })?;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     parts.headers.reserve(headers.len());
     for header in headers {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| malformed("a field has a bad name"))?;
-        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(header.value)).map_err(unreadable)?;
+        let name = HeaderName::from_bytes(header.name.as_bytes())
+            .map_err(|_| malformed("a field has a bad name"))?;
+        let value =
+            HeaderValue::from_maybe_shared(Bytes::copy_from_slice(header.value)).map_err(unreadable)?;
         parts.headers.append(name, value);
     }
     Ok(parts)
@@ -468,7 +486,10 @@ mod tests {
             ("POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999", 400),
             ("POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", 400),
             ("POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1", 400),
-            ("POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", 400),
+            (
+                "POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                400,
+            ),
             ("POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked", 400),
             ("POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity", 400),
             ("POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked", 501),
