@@ -1,17 +1,22 @@
 //! Sockets and HTTP for Tidings.
 
+mod accept;
 mod app;
+pub mod auth;
 mod chunked;
 mod config;
 mod drain;
 mod guard;
 mod json;
 mod limits;
+mod log_limit;
 mod problem;
 mod query;
 mod route;
+mod subscribe;
 
 pub use app::App;
 pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
 pub use limits::{Limits, OverLimit, Permit};
 pub use problem::Problem;
+pub use subscribe::{ControlLevel, SubscribeRequest, subscribe_request};

@@ -1,0 +1,478 @@
+//! A subscribe request: what is asked for, and whether it is granted. The only place that decides this, for all
+//! transports.
+
+use http::StatusCode;
+use http::request::Parts;
+use tidings_hub::{Start, View};
+use tidings_wire::{Channel, ClientId, Cursor, Pattern};
+
+use crate::auth::{self, Identity};
+use crate::{LimitsConfig, Problem, accept, query};
+
+/// What a client asks for, granted as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscribeRequest {
+    /// All that the stream shows: what was asked for, and unless `only=1` what is sent to all and to its user.
+    pub views: Vec<View>,
+    /// What was asked for, each once, in that order.
+    pub asked: Vec<Pattern>,
+    /// Where the stream begins.
+    pub start: Start,
+    /// Whether events come untyped, in an envelope (`envelope=1`).
+    pub envelope: bool,
+    /// Which of the hub's own events are sent.
+    pub control: ControlLevel,
+    /// Whether what would be a gap ends the request before the stream begins, with 410 (`only=1`).
+    pub only: bool,
+    /// The id that the client chose for itself.
+    pub client: Option<ClientId>,
+    /// How many bytes the first comment has.
+    pub padding: u16,
+}
+
+/// Which of the hub's own events (`tidings:…`) a stream gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlLevel {
+    /// None (`only=1`).
+    None,
+    /// Only gaps (`control=0`).
+    Gaps,
+    /// The opening, gaps, and the reason of a close.
+    Default,
+    /// All of them, heartbeats as `tidings:ping` (`control=1`).
+    All,
+}
+
+/// The largest `padding`.
+const MOST_PADDING: u16 = 4096;
+
+/// Cursors are shorter. What is longer is no cursor, and need not be kept whole to be told so.
+const LONGEST_EVENT_ID: usize = 2 * Cursor::LEN;
+
+/// Reads a subscribe request and checks that all of it is granted.
+///
+/// Parameters that nobody knows are passed over: caches are fooled with them, and polyfills leave theirs.
+///
+/// # Errors
+/// 400 for a parameter that can't be meant, 406 for an `Accept` without event streams, 401 and 403 for what is not
+/// granted.
+pub fn subscribe_request(
+    parts: &Parts,
+    identity: &Identity,
+    limits: &LimitsConfig,
+) -> Result<SubscribeRequest, Problem> {
+    if !accept::allows_event_stream(&parts.headers) {
+        return Err(Problem::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            "Only event streams are to be had here",
+            "Accept excludes text/event-stream, which is all there is here",
+        ));
+    }
+    let asked = Parameters::read(parts.uri.query(), limits)?;
+    let last_event_id = header_event_id(parts).or(asked.appended_event_id).or(asked.last_event_id);
+    let start = match (last_event_id, asked.history) {
+        (Some(id), _) => start_of(&id),
+        (None, None | Some(0)) => Start::Now,
+        (None, Some(count)) => Start::History(count),
+    };
+    let only = asked.only.unwrap_or(false);
+    let control = match (only, asked.control) {
+        (true, Some(true)) => return Err(Problem::bad_request("only=1 and control=1 contradict each other")),
+        (true, _) => ControlLevel::None,
+        (false, None) => ControlLevel::Default,
+        (false, Some(true)) => ControlLevel::All,
+        (false, Some(false)) => ControlLevel::Gaps,
+    };
+    for pattern in &asked.channels {
+        identity.require_subscribe(pattern)?;
+        if ["$presence", "$stats"].iter().any(|own| pattern.levels().next() == Some(own)) {
+            return Err(Problem::not_implemented(format!(
+                "the channel {:?} is not there yet",
+                pattern.as_str()
+            )));
+        }
+    }
+    Ok(SubscribeRequest {
+        views: views(&asked.channels, identity, only),
+        asked: asked.channels,
+        start,
+        envelope: asked.envelope.unwrap_or(false),
+        control,
+        only,
+        client: asked.client,
+        padding: asked.padding.unwrap_or(0),
+    })
+}
+
+/// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
+fn views(asked: &[Pattern], identity: &Identity, only: bool) -> Vec<View> {
+    let mut views: Vec<View> = asked.iter().cloned().map(View::from).collect();
+    if !only {
+        let user = identity.user.as_ref().map(Channel::user);
+        let own = [Some(Channel::all()), user].into_iter().flatten().map(View::from);
+        for view in own {
+            if !views.contains(&view) {
+                views.push(view);
+            }
+        }
+    }
+    views
+}
+
+fn start_of(id: &str) -> Start {
+    match id {
+        "now" => Start::Now,
+        "earliest" => Start::Earliest,
+        id => Start::Cursor(cut(id).to_owned()),
+    }
+}
+
+/// The beginning of a text that is too long for a cursor.
+fn cut(id: &str) -> &str {
+    &id[..id.floor_char_boundary(LONGEST_EVENT_ID)]
+}
+
+/// The header `Last-Event-ID`; an empty one is none. A browser sends UTF-8 in it, so that it is read as bytes; what
+/// is not UTF-8 is no cursor, like two different ids.
+fn header_event_id(parts: &Parts) -> Option<String> {
+    let mut values = parts.headers.get_all("last-event-id").iter().map(|value| value.as_bytes().trim_ascii());
+    let first = values.next()?;
+    if values.any(|other| other != first) {
+        return Some("two last event ids".to_owned());
+    }
+    let id = String::from_utf8_lossy(first);
+    (!id.is_empty()).then(|| cut(&id).to_owned())
+}
+
+/// The parameters of the query, each read and within its limits.
+#[derive(Default)]
+struct Parameters {
+    channels: Vec<Pattern>,
+    /// `lastEventId`: polyfills append it to a query that may have an older one.
+    appended_event_id: Option<String>,
+    /// `last_event_id`, `lastEventID`.
+    last_event_id: Option<String>,
+    history: Option<u16>,
+    envelope: Option<bool>,
+    control: Option<bool>,
+    only: Option<bool>,
+    client: Option<ClientId>,
+    padding: Option<u16>,
+}
+
+impl Parameters {
+    fn read(text: Option<&str>, limits: &LimitsConfig) -> Result<Parameters, Problem> {
+        let mut all = Parameters::default();
+        let mut channels = 0;
+        for pair in query::pairs(text) {
+            let (name, value) = pair?;
+            match &*name {
+                "channel" => {
+                    channels += 1;
+                    if channels > limits.channels {
+                        return Err(Problem::bad_request(format!(
+                            "a stream may ask for {} channels; a pattern like \"orders/**\" stands for many",
+                            limits.channels
+                        )));
+                    }
+                    let pattern = channel(&value)?;
+                    if !all.channels.contains(&pattern) {
+                        all.channels.push(pattern);
+                    }
+                }
+                "lastEventId" => keep_event_id(&mut all.appended_event_id, &value),
+                "last_event_id" | "lastEventID" => keep_event_id(&mut all.last_event_id, &value),
+                "history" => once(&mut all.history, &name, history(&value, limits)?)?,
+                "envelope" => once(&mut all.envelope, &name, flag(&name, &value)?)?,
+                "control" => once(&mut all.control, &name, flag(&name, &value)?)?,
+                "only" => once(&mut all.only, &name, flag(&name, &value)?)?,
+                "client" => {
+                    let client =
+                        value.parse().map_err(|bad| Problem::bad_request(format!("client: {bad}")))?;
+                    once(&mut all.client, &name, client)?;
+                }
+                "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
+                // Off is what they are anyway.
+                "presence" | "if_active" | "poll" if value == "0" => {}
+                "presence" | "if_active" | "poll" | "filter" | "subscription" => {
+                    return Err(not_built(&name));
+                }
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The last one counts, unless it is empty.
+fn keep_event_id(slot: &mut Option<String>, value: &str) {
+    if !value.is_empty() {
+        *slot = Some(cut(value).to_owned());
+    }
+}
+
+fn channel(text: &str) -> Result<Pattern, Problem> {
+    let bad =
+        |why: &dyn std::fmt::Display| Problem::bad_request(format!("channel {:?}: {why}", shortened(text)));
+    let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
+    let levels: Vec<&str> = pattern.levels().collect();
+    let known = match levels.as_slice() {
+        ["$all" | "$stats" | "$presence"] | ["$presence", ..] => true,
+        ["$user", level] => *level != "**",
+        [first, ..] => !first.starts_with('$'),
+        [] => false,
+    };
+    if known { Ok(pattern) } else { Err(bad(&"the hub has no channel of its own of that name")) }
+}
+
+/// A name as it is repeated in an answer: long enough to be recognised.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(100)]
+}
+
+fn history(value: &str, limits: &LimitsConfig) -> Result<u16, Problem> {
+    if value == "latest" {
+        return Err(not_built("history=latest"));
+    }
+    number("history", value, u16::try_from(limits.history).unwrap_or(u16::MAX))
+}
+
+fn number(name: &str, value: &str, max: u16) -> Result<u16, Problem> {
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let number = value.parse().ok().filter(|number| digits && *number <= max);
+    number.ok_or_else(|| Problem::bad_request(format!("{name} is a number from 0 to {max}")))
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        _ => Err(Problem::bad_request(format!("{name} is 0 or 1"))),
+    }
+}
+
+fn once<T: PartialEq>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), Problem> {
+    match slot {
+        Some(other) if *other != value => {
+            Err(Problem::bad_request(format!("{name} is given twice, with different values")))
+        }
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
+}
+
+fn not_built(name: &str) -> Problem {
+    Problem::bad_request(format!("{name} is not there yet; leave it out"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::auth::GrantTemplates;
+
+    fn asked(identity: &Identity, uri: &str, headers: &[(&str, &[u8])]) -> Result<SubscribeRequest, Problem> {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        subscribe_request(&parts, identity, &LimitsConfig::default())
+    }
+
+    fn request(query: &str) -> Result<SubscribeRequest, Problem> {
+        asked(&Identity::dev(), &format!("/events?{query}"), &[])
+    }
+
+    fn user(id: &str, subscribe: &[&str]) -> Identity {
+        let templates = GrantTemplates {
+            subscribe: subscribe.iter().map(|text| text.parse().unwrap()).collect(),
+            ..GrantTemplates::default()
+        };
+        Identity::of_user(id.parse().unwrap(), &templates)
+    }
+
+    fn texts(views: &[View]) -> Vec<&str> {
+        views.iter().map(View::as_str).collect()
+    }
+
+    #[test]
+    fn a_stream_shows_what_was_asked_for_and_what_is_sent_to_it() {
+        let seven = user("7", &["news", "orders/{sub}/*"]);
+        let found = asked(&seven, "/events?channel=news&channel=orders/7/*&channel=news", &[]).unwrap();
+        assert_eq!(texts(&found.views), ["news", "orders/7/*", "$all", "$user/7"]);
+        assert_eq!(found.asked, ["news", "orders/7/*"].map(|text| text.parse().unwrap()));
+        assert!(matches!(found.views[0], View::Channel(_)) && matches!(found.views[1], View::Pattern(_)));
+        let only = asked(&seven, "/events?channel=news&only=1", &[]).unwrap();
+        assert_eq!((texts(&only.views), only.only, only.control), (vec!["news"], true, ControlLevel::None));
+        assert_eq!(texts(&asked(&seven, "/events", &[]).unwrap().views), ["$all", "$user/7"]);
+        let own = asked(&seven, "/events?channel=%24user/7&channel=$all", &[]).unwrap();
+        assert_eq!(texts(&own.views), ["$user/7", "$all"]);
+        assert_eq!(texts(&request("").unwrap().views), ["$all"]);
+        let star = user("*", &[]);
+        assert_eq!(texts(&asked(&star, "/events", &[]).unwrap().views), ["$all", "$user/%2A"]);
+    }
+
+    #[test]
+    fn all_of_it_has_to_be_granted() {
+        let seven = user("7", &["news", "orders/{sub}/*"]);
+        for query in [
+            "channel=news&channel=other",
+            "channel=*",
+            "channel=orders/8/*",
+            "channel=$user/8",
+            "channel=$user/*",
+        ] {
+            let problem = asked(&seven, &format!("/events?{query}"), &[]).unwrap_err();
+            assert_eq!((problem.status().as_u16(), problem.kind()), (403, "not_granted"), "{query}");
+        }
+        assert_eq!(asked(&seven, "/events?channel=$stats", &[]).unwrap_err().status(), 403);
+        assert_eq!(request("channel=$stats").unwrap_err().status(), 501);
+        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 501);
+    }
+
+    #[test]
+    fn parameters_have_limits() {
+        let check = |query: &str, status: u16| {
+            let found = request(query).map_or_else(|problem| problem.status().as_u16(), |_| 200);
+            assert_eq!(found, status, "{}", shortened(query));
+        };
+        let many = |count: usize| (0..count).map(|n| format!("channel=c{n}&")).collect::<String>();
+        check(&many(100), 200);
+        check(&many(101), 400);
+        check(&"channel=same&".repeat(101), 400);
+        for bad in [
+            "",
+            "a//b",
+            "/a",
+            "a/",
+            "..",
+            "a/../b",
+            "a*",
+            "**/a",
+            "a/%24b",
+            "$",
+            "$other",
+            "$user",
+            "$user/a/b",
+            "$all/a",
+            "a%0Ab",
+            "a%ff",
+            "a%",
+            "a%zz",
+            &"x".repeat(2000),
+        ] {
+            check(&format!("channel={bad}"), 400);
+        }
+        for good in ["a", "a%2Fb", "a+b", "%C3%A4", "*", "**", "a/*/b", "$user/*", "$user/**", "$all", "a%2A"]
+        {
+            check(&format!("channel={good}"), if good == "a%2A" { 400 } else { 200 });
+        }
+        for (name, good, bad) in [
+            (
+                "history",
+                &["0", "1", "1000"][..],
+                &["", "-1", "+1", "1001", "1e3", "x", "99999999999999999999"][..],
+            ),
+            ("padding", &["0", "4096"], &["", "4097", "-1", "0x10"]),
+            ("envelope", &["0", "1"], &["", "2", "true"]),
+            ("control", &["0", "1"], &["", "all"]),
+            ("only", &["0", "1"], &["", "yes"]),
+            ("client", &["a", "tab-7"], &["", "a%0Ab", &"x".repeat(65)]),
+        ] {
+            for value in good {
+                check(&format!("{name}={value}"), 200);
+                check(&format!("{name}={value}&{name}={value}"), 200);
+            }
+            for value in bad {
+                check(&format!("{name}={value}"), 400);
+            }
+        }
+        check("history=1&history=2", 400);
+        check("only=1&control=1", 400);
+        check("_=123&utm_source=x&token=t", 200);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        for query in [
+            "history=latest",
+            "filter=a",
+            "presence=1",
+            "if_active=1",
+            "poll=1",
+            "subscription=x",
+            "filter=",
+            "poll=",
+        ] {
+            let problem = request(query).unwrap_err();
+            assert_eq!(problem.status(), 400, "{query}");
+            assert!(problem.detail().contains("not there yet"), "{query}");
+        }
+        assert!(request("presence=0&if_active=0&poll=0").is_ok());
+    }
+
+    #[test]
+    fn options_are_read() {
+        let found = request("envelope=1&control=1&client=tab&padding=2048").unwrap();
+        assert!(found.envelope && !found.only);
+        assert_eq!((found.control, found.padding), (ControlLevel::All, 2048));
+        assert_eq!(found.client.unwrap().as_str(), "tab");
+        assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
+        assert_eq!(request("").unwrap().control, ControlLevel::Default);
+    }
+
+    #[test]
+    fn the_last_event_id_is_found_in_order() {
+        let check = |header: Option<&str>, query: &str, expected: Start| {
+            let headers: Vec<(&str, &[u8])> =
+                header.iter().map(|id| ("last-event-id", id.as_bytes())).collect();
+            let found = asked(&Identity::dev(), &format!("/events?{query}"), &headers).unwrap();
+            assert_eq!(found.start, expected, "{header:?} {query}");
+        };
+        let cursor = |id: &str| Start::Cursor(id.to_owned());
+        check(Some("h"), "lastEventId=q&last_event_id=r&history=5", cursor("h"));
+        check(Some(""), "last_event_id=r&lastEventId=q", cursor("q"));
+        check(None, "last_event_id=r&lastEventId=", cursor("r"));
+        check(None, "lastEventID=r", cursor("r"));
+        check(None, "lastEventId=old&lastEventId=new", cursor("new"));
+        check(None, "lastEventId=old&lastEventId=", cursor("old"));
+        check(None, "last_event_id=", Start::Now);
+        check(None, "last_event_id=&history=3", Start::History(3));
+        check(None, "history=0", Start::Now);
+        check(None, "", Start::Now);
+        check(Some("now"), "history=3", Start::Now);
+        check(Some("earliest"), "", Start::Earliest);
+        check(None, "last_event_id=earliest", Start::Earliest);
+        check(None, "last_event_id=a%00b", cursor("a\0b"));
+        check(Some("Now"), "", cursor("Now"));
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_kept_short_and_never_refused() {
+        let long = "x".repeat(8 << 10);
+        for (headers, query) in [
+            (vec![("last-event-id", long.as_bytes())], String::new()),
+            (vec![], format!("last_event_id={long}")),
+            (vec![("last-event-id", b"\xff\xfe".as_slice())], String::new()),
+            (vec![("last-event-id", b"a".as_slice()), ("last-event-id", b"b".as_slice())], String::new()),
+            (vec![("last-event-id", "ä".repeat(100).as_bytes())], String::new()),
+        ] {
+            let found = asked(&Identity::dev(), &format!("/events?{query}"), &headers).unwrap();
+            let Start::Cursor(id) = found.start else { panic!("{:?}", found.start) };
+            assert!(id.len() <= LONGEST_EVENT_ID && id.len() != Cursor::LEN, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_no_event_streams_is_told_so() {
+        let accept =
+            |value: &'static str| asked(&Identity::dev(), "/events", &[("accept", value.as_bytes())]);
+        assert_eq!(accept("application/json").unwrap_err().status(), 406);
+        assert!(accept("*/*").is_ok());
+    }
+}
