@@ -91,6 +91,12 @@ impl CatchUp {
         CatchUp { requests }
     }
 
+    /// One whose requests somebody else serves.
+    #[cfg(test)]
+    pub(crate) fn through(requests: Sender<PageRequest>) -> CatchUp {
+        CatchUp { requests }
+    }
+
     pub(crate) fn ask(&self, request: PageRequest) {
         // Only fails when every reading thread has panicked; the subscriber then makes no progress and is cut.
         let _ = self.requests.send(request);

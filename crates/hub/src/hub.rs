@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
-use crate::log::{AppendError, Log, NewRecord, ReadError, Record, Removal, TailItem};
+use crate::log::{AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Tail, TailItem};
 use crate::resume::{ReplayCaps, Resume, Start};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
@@ -136,28 +136,11 @@ impl Hub {
     /// # Errors
     /// When the log can't be read.
     pub fn start(log: Arc<dyn Log>, config: HubConfig) -> Result<Hub, ReadError> {
-        let head = log.head();
         let stats = log.stats();
         let average = (stats.bytes / stats.records.max(1)).max(256);
         let warm = WARM_RECORDS.min(config.window_bytes as u64 / average);
-        let after = Sequence(head.sequence.0.saturating_sub(warm));
-        let mut tail = log.tail(after)?;
-        // Retention may have taken the beginning of that; the window then starts at the first record there is.
-        let mut first = tail.next(Duration::ZERO)?.unwrap_or_default();
-        let begins = first.iter().find_map(|item| match item {
-            TailItem::Stored(record) => Some(Sequence(record.position.sequence.0 - 1)),
-            TailItem::Ephemeral(record) => Some(record.position.sequence),
-            TailItem::Removed(_) | TailItem::Forked { .. } => None,
-        });
-        let window = Window::new(Position { epoch: head.epoch, sequence: begins.unwrap_or(head.sequence) });
-        let writer = Writer::new(window.clone(), config.window_bytes, config.window_records);
+        let (window, mut writer, mut tail) = open_window(&*log, &config, warm)?;
         let catch_up = CatchUp::start(&log, &config.cursor_key, config.catch_up_threads);
-        let mut writer = writer.ok_or_else(|| ReadError::Failed("the window could not be made".into()))?;
-        announce(&mut writer, &config.cursor_key, first.drain(..));
-        while writer_is_behind(&window, head) {
-            let Some(items) = tail.next(Duration::from_millis(10))? else { break };
-            announce(&mut writer, &config.cursor_key, items);
-        }
         let stop = Arc::new(Stop::default());
         let following = thread::spawn({
             let (key, stop) = (config.cursor_key.clone(), stop.clone());
@@ -233,11 +216,7 @@ impl Hub {
         }
     }
 
-    fn append(
-        &self,
-        events: Vec<Event>,
-        now: Timestamp,
-    ) -> Result<(u64, crate::log::Appending), PublishError> {
+    fn append(&self, events: Vec<Event>, now: Timestamp) -> Result<(u64, Appending), PublishError> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(PublishError::Closed);
         }
@@ -326,12 +305,35 @@ impl Drop for Inner {
     }
 }
 
-fn writer_is_behind(window: &Window, head: Position) -> bool {
-    window.newest().sequence < head.sequence
+/// A window with the log's newest records, and the tail that goes on from there.
+pub(crate) fn open_window(
+    log: &dyn Log,
+    config: &HubConfig,
+    warm: u64,
+) -> Result<(Arc<Window>, Writer, Box<dyn Tail>), ReadError> {
+    let head = log.head();
+    let mut tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
+    let mut items = tail.next(Duration::ZERO)?.unwrap_or_default();
+    // Retention may have taken the beginning of that; the window starts at the first record there is.
+    let begins = items.iter().find_map(|item| match item {
+        TailItem::Stored(record) => Some(Sequence(record.position.sequence.0 - 1)),
+        TailItem::Ephemeral(record) => Some(record.position.sequence),
+        TailItem::Removed(_) | TailItem::Forked { .. } => None,
+    });
+    let at = Position { epoch: head.epoch, sequence: begins.unwrap_or(head.sequence) };
+    let (window, mut writer) = Window::new(at, config.window_bytes, config.window_records);
+    while !items.is_empty() && window.newest().sequence < head.sequence {
+        announce(&mut writer, &config.cursor_key, items);
+        items = tail.next(Duration::ZERO)?.unwrap_or_default();
+    }
+    announce(&mut writer, &config.cursor_key, items);
+    // Or its end: the head is the head all the same.
+    writer.reach(head.sequence);
+    Ok((window, writer, tail))
 }
 
 /// The one way to subscribers: everything that the log announces goes into the window.
-fn follow(tail: &mut dyn crate::log::Tail, writer: &mut Writer, key: &CursorKey, stop: &Stop) {
+fn follow(tail: &mut dyn Tail, writer: &mut Writer, key: &CursorKey, stop: &Stop) {
     loop {
         match tail.next(Duration::from_secs(1)) {
             Ok(Some(items)) => announce(writer, key, items),
@@ -346,7 +348,7 @@ fn follow(tail: &mut dyn crate::log::Tail, writer: &mut Writer, key: &CursorKey,
     }
 }
 
-fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIterator<Item = TailItem>) {
+pub(crate) fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIterator<Item = TailItem>) {
     let mut any = false;
     for item in items {
         any = true;

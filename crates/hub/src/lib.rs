@@ -8,6 +8,8 @@ mod catch_up;
 mod hub;
 mod index;
 pub mod log;
+#[cfg(test)]
+mod model;
 mod resume;
 mod shard;
 mod subscriber;

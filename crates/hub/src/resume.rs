@@ -128,7 +128,8 @@ impl Resume {
         }
         if let Some(limit) = newest_part(log, caps, views, after, now)? {
             after = limit;
-            gap_told = gap_told.or(gap(GapReason::Limit));
+            // Less is replayed than is kept: that is the reason to tell, unless the history is another one.
+            gap_told = gap_told.filter(|gap| gap.reason == GapReason::Epoch).or(gap(GapReason::Limit));
         }
         let forgiven = if gap_told.is_some() { floor } else { Sequence::START };
         Ok(Resume { from: From::After(after), gap: gap_told, forgiven })

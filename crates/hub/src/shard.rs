@@ -481,6 +481,9 @@ impl Shard {
     /// Says something between two events. A heartbeat for who is being written to anyway is left out.
     pub fn say(&mut self, id: SubscriberId, say: Say) {
         let Some(subscriber) = &mut self.subscribers[id.0 as usize] else { return };
+        if subscriber.wants.finish == Finish::Said {
+            return;
+        }
         match say {
             Say::Ping => subscriber.wants.ping = true,
             Say::Position => subscriber.wants.position = true,
@@ -571,6 +574,15 @@ impl Shard {
     }
 }
 
+#[cfg(test)]
+impl Shard {
+    /// All that is known of a subscriber, for a test that fails.
+    pub(crate) fn describe(&self, id: SubscriberId) -> String {
+        let slot = id.0 as usize;
+        format!("{:?} {:?}", self.marks[slot], self.subscribers[slot])
+    }
+}
+
 /// What comes next for a subscriber.
 #[derive(Debug, Clone, Copy)]
 enum Plan {
@@ -637,6 +649,7 @@ impl Shard {
             envelope,
             records: false,
             offset: 0,
+            ephemeral_begun: false,
             own: Own::None,
             wants: Wants::default(),
             born: self.reader.consumed(),
@@ -772,6 +785,9 @@ impl Shard {
                     continue;
                 }
             }
+            let begun = subscriber.offset > 0;
+            let ephemeral_begun = begun && subscriber.ephemeral_begun;
+            let born = subscriber.born;
             match self.marks[slot as usize].behind {
                 Behind::Not => return Plan::Nothing,
                 Behind::Through(_) | Behind::Many => match self.pick(slot, now) {
@@ -779,7 +795,15 @@ impl Shard {
                     Picked::None => return Plan::Nothing,
                     Picked::GoOn => {}
                     Picked::Log => {
-                        self.marks[slot as usize].behind = Behind::Log;
+                        if ephemeral_begun {
+                            return Plan::Cut(Cut::Overtaken);
+                        }
+                        // What it was marked behind by may be older than what it has read in the log already.
+                        let mark = &mut self.marks[slot as usize];
+                        mark.behind = Behind::Log;
+                        if !begun {
+                            mark.after = mark.after.max(born);
+                        }
                         if let Some(subscriber) = &mut self.subscribers[slot as usize] {
                             subscriber.reading = Some(Box::new(Reading::mid_stream()));
                         }
@@ -873,6 +897,9 @@ impl Shard {
                 mark.from = next;
                 if let Some(entry) = self.reader.get(next) {
                     mark.after = mark.after.max(entry.before());
+                    if let Some(subscriber) = &mut self.subscribers[slot] {
+                        subscriber.ephemeral_begun = entry.ephemeral;
+                    }
                 }
             }
             None if self.picked_to >= self.reader.at() => mark.behind = Behind::Not,
@@ -1074,21 +1101,27 @@ impl Shard {
                 self.batch.bytes.extend_from_slice(framed(encoded, subscriber.framing));
             }
             self.batch.ends.push(self.batch.bytes.len());
-            if self.batch.bytes.len() > BATCH_BYTES {
+            // A block under way is ended alone: what comes next may be a gap.
+            if subscriber.offset > 0 || self.batch.bytes.len() > BATCH_BYTES {
                 break;
             }
         }
     }
 
     fn page_written(&mut self, slot: usize, done: usize) {
-        let Some(Subscriber { reading: Some(reading), .. }) = &mut self.subscribers[slot] else { return };
+        let Some(Subscriber { reading: Some(reading), offset, .. }) = &mut self.subscribers[slot] else {
+            return;
+        };
         let PageState::Here { page, next } = &mut reading.page else { return };
         *next += done;
         if let Some((record, _)) = next.checked_sub(1).and_then(|last| page.records.get(last)) {
             self.marks[slot].after = self.marks[slot].after.max(record.position.sequence);
         }
         if *next < page.records.len() {
-            if let Some((record, _)) = page.records.get(*next) {
+            // Behind a block that was ended alone, a gap may come before the next one.
+            if *offset > 0
+                && let Some((record, _)) = page.records.get(*next)
+            {
                 let before = Sequence(record.position.sequence.0 - 1);
                 self.marks[slot].after = self.marks[slot].after.max(before);
             }
@@ -1182,7 +1215,8 @@ impl Gather<'_> {
 
     fn gets(&self, index: u64, entry: &Entry) -> bool {
         if entry.ephemeral {
-            if index < self.subscriber.live_from {
+            // One that rides behind a record which was read in the log already would come too late.
+            if index < self.subscriber.live_from || entry.sequence() < self.subscriber.born {
                 return false;
             }
         } else if entry.sequence() <= self.subscriber.born {

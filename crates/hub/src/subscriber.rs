@@ -79,6 +79,8 @@ pub(crate) struct Subscriber {
     pub(crate) records: bool,
     /// How many bytes of the block under way were written.
     pub(crate) offset: u32,
+    /// That block is of an event that isn't kept: only the window can give its rest.
+    pub(crate) ephemeral_begun: bool,
     pub(crate) own: Own,
     pub(crate) wants: Wants,
     /// Records up to this one are not for it, though the window may show them.

@@ -14,7 +14,7 @@ use crate::Timestamp;
 use crate::log::Record;
 
 /// Slots of a segment: few enough that the window's end is cut finely, many enough that links are rare.
-const SLOTS: usize = 256;
+const SLOTS: usize = if cfg!(test) { 8 } else { 256 };
 /// A segment with more bytes than this is closed early, so that large events don't make the window coarse.
 const SEGMENT_BYTES: usize = 1 << 20;
 
@@ -120,14 +120,27 @@ impl std::fmt::Debug for Waker {
 }
 
 impl Window {
-    pub(crate) fn new(at: Position) -> Arc<Window> {
-        Arc::new(Window {
-            segments: Mutex::new([Segment::new(0, at.sequence)].into()),
+    /// An empty window at a place of the log, and its writer.
+    pub(crate) fn new(at: Position, max_bytes: usize, max_records: usize) -> (Arc<Window>, Writer) {
+        let first = Segment::new(0, at.sequence);
+        let window = Arc::new(Window {
+            segments: Mutex::new([first.clone()].into()),
             oldest: AtomicU64::new(0),
             newest: AtomicU64::new(at.sequence.0),
             epoch: AtomicU64::new(at.epoch.0.into()),
             wakers: Mutex::new(Vec::new()),
-        })
+        });
+        let writer = Writer {
+            window: window.clone(),
+            last: first,
+            next: 0,
+            last_bytes: 0,
+            closed: VecDeque::new(),
+            closed_bytes: 0,
+            max_bytes,
+            max_records,
+        };
+        (window, writer)
     }
 
     /// The newest record that the window has, in the present epoch.
@@ -142,11 +155,12 @@ impl Window {
     /// A reader that has all that is in the window, and has consumed it.
     pub(crate) fn reader(self: &Arc<Window>, waker: &Arc<Waker>) -> Reader {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(waker));
-        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let at = segments.front().map_or(0, |segment| segment.first);
-        let mut reader =
-            Reader { window: self.clone(), waker: waker.clone(), segments, at, consumed: Sequence::START };
-        reader.consumed = reader.segments.front().map_or(Sequence::START, |segment| segment.before);
+        // The rest is found by the links.
+        let first = self.segments.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        let at = first.as_ref().map_or(0, |segment| segment.first);
+        let consumed = first.as_ref().map_or(Sequence::START, |segment| segment.before);
+        let segments = first.into_iter().collect();
+        let mut reader = Reader { window: self.clone(), waker: waker.clone(), segments, at, consumed };
         while reader.advance().is_some() {}
         reader
     }
@@ -179,19 +193,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(window: Arc<Window>, max_bytes: usize, max_records: usize) -> Option<Writer> {
-        let last = window.segments.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()?;
-        let next = last.first;
-        Some(Writer {
-            window,
-            last,
-            next,
-            last_bytes: 0,
-            closed: VecDeque::new(),
-            closed_bytes: 0,
-            max_bytes,
-            max_records,
-        })
+    /// Says that the log is at least there, though it has no record to show for it any more.
+    pub(crate) fn reach(&mut self, place: Sequence) {
+        if place > self.window.newest().sequence {
+            self.close_segment(place);
+            self.window.newest.store(place.0, Ordering::Release);
+        }
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
@@ -295,6 +302,7 @@ impl Reader {
             if last.get(self.at).is_some() {
                 return true;
             }
+            self.consumed = self.consumed.max(next.before);
             self.segments.push_back(next);
             self.trim();
         }
