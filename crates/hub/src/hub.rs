@@ -305,12 +305,11 @@ impl Drop for Inner {
     }
 }
 
+/// A window, its writer, and the tail that is to be written into it.
+type OpenWindow = (Arc<Window>, Writer, Box<dyn Tail>);
+
 /// A window with the log's newest records, and the tail that goes on from there.
-pub(crate) fn open_window(
-    log: &dyn Log,
-    config: &HubConfig,
-    warm: u64,
-) -> Result<(Arc<Window>, Writer, Box<dyn Tail>), ReadError> {
+pub(crate) fn open_window(log: &dyn Log, config: &HubConfig, warm: u64) -> Result<OpenWindow, ReadError> {
     let head = log.head();
     let mut tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
     let mut items = tail.next(Duration::ZERO)?.unwrap_or_default();

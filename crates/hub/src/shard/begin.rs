@@ -1,0 +1,116 @@
+//! How a subscriber comes into a shard.
+
+use std::sync::atomic::Ordering;
+
+use tidings_wire::{Framing, Position, Sequence};
+
+use super::{Behind, Mark, Shard};
+use crate::resume::{From, Resume};
+use crate::subscriber::{Membership, Own, PageState, Reading, Subscriber, Wants, Who};
+use crate::{Timestamp, View};
+
+impl Shard {
+    /// Gives a subscriber a slot and enters it into its views.
+    pub(super) fn place(
+        &mut self,
+        framing: Framing,
+        envelope: bool,
+        views: &[View],
+        who: Who,
+        now: Timestamp,
+    ) -> u32 {
+        // What is there already is not for it, so that it must not be marked behind by it later.
+        while self.consume(usize::MAX) {}
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.subscribers.push(None);
+            let idle =
+                Mark { from: 0, after: Sequence::START, behind: Behind::Not, queued: false, blocked: false };
+            self.marks.push(idle);
+            u32::try_from(self.subscribers.len() - 1).unwrap_or(u32::MAX)
+        });
+        let mut memberships: Vec<Membership> = Vec::with_capacity(views.len());
+        for view in views {
+            let id = self.index.follow(view, self.reader.at());
+            if memberships.iter().any(|known| known.view == id) {
+                continue;
+            }
+            if let Some(followed) = self.index.get_mut(id) {
+                let place = u32::try_from(followed.members.len()).unwrap_or(u32::MAX);
+                memberships.push(Membership { view: id, slot: place });
+                followed.members.push(slot);
+            }
+        }
+        let anybody = who.user.is_none() && who.client.is_none() && who.connection.is_none();
+        self.generation = self.generation.wrapping_add(1);
+        self.subscribers[slot as usize] = Some(Subscriber {
+            generation: self.generation,
+            views: memberships.into(),
+            framing,
+            envelope,
+            records: false,
+            offset: 0,
+            ephemeral_begun: false,
+            own: Own::None,
+            wants: Wants::default(),
+            born: self.reader.consumed(),
+            live_from: self.reader.at(),
+            who: (!anybody).then(|| Box::new(who)),
+            reading: None,
+            id_at: now,
+        });
+        let mark = &mut self.marks[slot as usize];
+        mark.from = self.reader.at();
+        mark.after = self.reader.consumed();
+        mark.behind = Behind::Not;
+        mark.blocked = false;
+        self.stats.subscribers.store(self.len() as u64, Ordering::Relaxed);
+        slot
+    }
+
+    /// Sets a new subscriber to where it begins; the position that its `open` has.
+    pub(super) fn begin(&mut self, slot: u32, resume: Resume) -> Position {
+        let here = self.reader.consumed();
+        let Resume { from, gap, forgiven } = resume;
+        let (after, starts) = match from {
+            From::Now(head) => {
+                // Records up to `head` may not have come through the window yet; they are older than the request.
+                let born = head.max(here);
+                if let Some(subscriber) = &mut self.subscribers[slot as usize] {
+                    subscriber.born = born;
+                    if let Some(gap) = gap {
+                        self.tell(slot, gap, self.at(born));
+                        return gap.from.unwrap_or(Position::UNKNOWN);
+                    }
+                }
+                return self.at(born);
+            }
+            From::After(after) => (after, None),
+            From::History { selections, through } => {
+                let after = selections.iter().map(|s| s.after).min().unwrap_or(through);
+                (after, Some((selections, through)))
+            }
+        };
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return self.at(after) };
+        subscriber.born = after;
+        let in_window = self.reader.index_after(after);
+        let mark = &mut self.marks[slot as usize];
+        mark.after = after;
+        match in_window {
+            Some(from) if gap.is_none() && starts.is_none() && forgiven == Sequence::START => {
+                if from < self.reader.at() {
+                    mark.from = from;
+                    mark.behind = Behind::Many;
+                }
+            }
+            _ => {
+                mark.behind = Behind::Log;
+                let page = PageState::Needed;
+                subscriber.reading = Some(Box::new(Reading { starts, forgiven, gap, page, looked: false }));
+            }
+        }
+        match gap {
+            Some(gap) => gap.from.unwrap_or(Position::UNKNOWN),
+            None => self.at(after),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a subscriber is behind by in the window, and its bytes.
+
+use std::collections::vec_deque;
+
+use tidings_wire::{Channel, CursorKey, EncodedEvent, Framing, encode_envelope};
+
+use super::{BATCH_BYTES, BATCH_RECORDS, BatchKey, Behind, Last, SCAN, Shard};
+use crate::index::Index;
+use crate::log::Record;
+use crate::subscriber::{Membership, Subscriber};
+use crate::window::{Entry, Reader};
+use crate::{Timestamp, View};
+
+impl Shard {
+    /// Finds what a subscriber is behind by in the window: fills `picks` and `picked_to`.
+    pub(super) fn pick(&mut self, slot: u32, now: Timestamp) -> Picked {
+        self.picks.clear();
+        let mark = self.marks[slot as usize];
+        let Some(subscriber) = &self.subscribers[slot as usize] else { return Picked::None };
+        if mark.from < self.reader.oldest() {
+            return Picked::Log;
+        }
+        let mut gather = Gather {
+            reader: &self.reader,
+            subscriber,
+            begun: (subscriber.offset > 0).then_some(mark.from),
+            now,
+            bytes: 0,
+            picks: &mut self.picks,
+            removed: false,
+        };
+        let end = self.reader.at();
+        let lists = |views: &[Membership]| {
+            views
+                .iter()
+                .filter_map(|membership| self.index.get(membership.view))
+                .all(|followed| followed.complete_from <= mark.from)
+        };
+        let to = match mark.behind {
+            Behind::Through(view) => {
+                let recent = self.index.get(view).map(|followed| &followed.recent);
+                recent.map_or(end, |recent| {
+                    let first = recent.partition_point(|index| *index < mark.from);
+                    gather.all(recent.range(first..).copied(), end)
+                })
+            }
+            _ if lists(&subscriber.views) => {
+                let merged = Merge::new(&self.index, &subscriber.views, mark.from);
+                gather.all(merged, end)
+            }
+            _ => {
+                let to = end.min(mark.from + SCAN);
+                let views = subscriber.views.iter().filter_map(|m| self.index.get(m.view)).map(|f| &f.view);
+                let views: Vec<&View> = views.collect();
+                let shown = |index: &u64| {
+                    self.reader.get(*index).is_some_and(|entry| {
+                        let channels = entry.record.event.to.channels();
+                        channels.iter().any(|channel| views.iter().any(|view| view.shows(channel)))
+                    })
+                };
+                gather.all((mark.from..to).filter(shown), to)
+            }
+        };
+        if gather.removed && self.picks.is_empty() {
+            // Something that it should have got was purged: the log knows whether that is a gap.
+            return Picked::Log;
+        }
+        self.picked_to = to;
+        if !self.picks.is_empty() {
+            return Picked::Some;
+        }
+        let mark = &mut self.marks[slot as usize];
+        if to >= end {
+            mark.behind = Behind::Not;
+            return Picked::None;
+        }
+        mark.from = to;
+        if let Some(entry) = self.reader.get(to) {
+            mark.after = mark.after.max(entry.before());
+        }
+        Picked::GoOn
+    }
+
+    /// Moves a subscriber's mark behind the picks it got; `next` is the first that it didn't.
+    pub(super) fn picks_taken(&mut self, slot: usize, done: usize, next: Option<u64>) {
+        let mark = &mut self.marks[slot];
+        if let Some(last) = done.checked_sub(1).and_then(|last| self.reader.get(self.picks[last])) {
+            mark.after = last.sequence();
+        }
+        match next {
+            Some(next) => {
+                mark.from = next;
+                if let Some(entry) = self.reader.get(next) {
+                    mark.after = mark.after.max(entry.before());
+                    if let Some(subscriber) = &mut self.subscribers[slot] {
+                        subscriber.ephemeral_begun = entry.ephemeral;
+                    }
+                }
+            }
+            None if self.picked_to >= self.reader.at() => mark.behind = Behind::Not,
+            None => mark.from = self.picked_to,
+        }
+    }
+
+    /// Puts the picks' bytes together, if they aren't from the subscriber before.
+    pub(super) fn assemble(&mut self, slot: u32) -> Option<Last> {
+        let subscriber = self.subscribers[slot as usize].as_ref()?;
+        if let ([index], false) = (&self.picks[..], subscriber.envelope) {
+            return Some(Last::Entry(*index));
+        }
+        let views = || subscriber.views.iter().map(|membership| membership.view).collect();
+        let key = BatchKey { framing: subscriber.framing, views: subscriber.envelope.then(views) };
+        if self.batch.key.as_ref() == Some(&key) && self.batch.picks == self.picks {
+            return Some(Last::Batch);
+        }
+        self.batch.bytes.clear();
+        self.batch.ends.clear();
+        self.batch.picks.clone_from(&self.picks);
+        for entry in self.picks.iter().filter_map(|index| self.reader.get(*index)) {
+            if subscriber.envelope {
+                envelope(&mut self.batch.bytes, &self.index, &self.key, subscriber, &entry.record);
+            } else {
+                self.batch.bytes.extend_from_slice(framed(&entry.encoded, subscriber.framing));
+            }
+            self.batch.ends.push(self.batch.bytes.len());
+        }
+        self.batch.key = Some(key);
+        Some(Last::Batch)
+    }
+}
+
+pub(super) enum Picked {
+    Some,
+    /// There is nothing.
+    None,
+    /// There was nothing as far as was looked.
+    GoOn,
+    /// The window has gone on.
+    Log,
+}
+
+/// Collects what one subscriber gets, up to a batch's size.
+struct Gather<'a> {
+    reader: &'a Reader,
+    subscriber: &'a Subscriber,
+    /// The entry whose first half was written.
+    begun: Option<u64>,
+    now: Timestamp,
+    bytes: usize,
+    picks: &'a mut Vec<u64>,
+    removed: bool,
+}
+
+impl Gather<'_> {
+    /// Goes through candidates in their order; how far it came, `end` if through all.
+    fn all(&mut self, candidates: impl Iterator<Item = u64>, end: u64) -> u64 {
+        for index in candidates {
+            let Some(entry) = self.reader.get(index) else { continue };
+            if self.begun != Some(index) {
+                if !self.gets(index, entry) {
+                    continue;
+                }
+                if entry.is_removed() {
+                    self.removed = true;
+                    return index;
+                }
+            }
+            let size = entry.encoded.chunk().len();
+            if !self.picks.is_empty()
+                && (self.bytes + size > BATCH_BYTES || self.picks.len() >= BATCH_RECORDS)
+            {
+                return index;
+            }
+            self.bytes += size;
+            self.picks.push(index);
+        }
+        end
+    }
+
+    fn gets(&self, index: u64, entry: &Entry) -> bool {
+        if entry.ephemeral {
+            // One that rides behind a record which was read in the log already would come too late.
+            if index < self.subscriber.live_from || entry.sequence() < self.subscriber.born {
+                return false;
+            }
+        } else if entry.sequence() <= self.subscriber.born {
+            return false;
+        }
+        !entry.selective
+            || (!entry.expired(self.now)
+                && self.subscriber.who.as_ref().is_none_or(|who| !who.is_among(&entry.record.event.exclude)))
+    }
+}
+
+/// The recent entries of several views from an index on, in order, each once.
+struct Merge<'a> {
+    lists: Vec<vec_deque::Iter<'a, u64>>,
+    heads: Vec<Option<u64>>,
+}
+
+impl<'a> Merge<'a> {
+    fn new(index: &'a Index, views: &[Membership], from: u64) -> Merge<'a> {
+        let mut lists = Vec::with_capacity(views.len());
+        let mut heads = Vec::with_capacity(views.len());
+        for followed in views.iter().filter_map(|membership| index.get(membership.view)) {
+            let first = followed.recent.partition_point(|index| *index < from);
+            let mut list = followed.recent.range(first..);
+            if let Some(head) = list.next() {
+                heads.push(Some(*head));
+                lists.push(list);
+            }
+        }
+        Merge { lists, heads }
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let least = self.heads.iter().flatten().min().copied()?;
+        for (head, list) in self.heads.iter_mut().zip(&mut self.lists) {
+            if *head == Some(least) {
+                *head = list.next().copied();
+            }
+        }
+        Some(least)
+    }
+}
+
+pub(super) fn framed(encoded: &EncodedEvent, framing: Framing) -> &[u8] {
+    match framing {
+        Framing::Chunked => encoded.chunk(),
+        Framing::Raw => encoded.payload(),
+    }
+}
+
+/// An event with the channel through which this subscriber gets it: the first of its targets that its views show.
+pub(super) fn envelope(
+    out: &mut Vec<u8>,
+    index: &Index,
+    key: &CursorKey,
+    subscriber: &Subscriber,
+    record: &Record,
+) {
+    let shown = |channel: &&Channel| {
+        let mut views = subscriber.views.iter().filter_map(|m| index.get(m.view));
+        views.any(|followed| followed.view.shows(channel))
+    };
+    let Some(channel) = record.event.to.channels().iter().find(shown) else { return };
+    let id = key.seal(record.position);
+    encode_envelope(out, subscriber.framing, &record.event, channel, record.time.0, &id);
+}

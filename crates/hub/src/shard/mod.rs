@@ -1,0 +1,608 @@
+//! HOT 3. The subscribers of one worker: who is behind, and by which bytes.
+//!
+//! No socket, no lock, no clock: a worker calls, in turns, [`Shard::consume`] to take in what the log announced,
+//! [`Shard::next_ready`] for who has something to be written, [`Shard::pending`] for the bytes, and
+//! [`Shard::wrote`] with how many of them its socket took.
+//!
+//! A subscriber is always in one of four states: up to date; behind through one view; behind through many (or not
+//! known through which); behind the window, so that it reads the log. What it is behind by is found when it is
+//! written to, not queued, so being behind costs nothing.
+
+mod begin;
+mod gather;
+mod plan;
+mod reading;
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tidings_wire::{
+    ClientId, ConnectionId, Control, Cursor, CursorKey, Event, Framing, HEARTBEAT_CHUNK, HEARTBEAT_RAW,
+    Position, Sequence, UserId, encode_control,
+};
+
+use self::gather::framed;
+use self::plan::Plan;
+use self::reading::page_bytes;
+use crate::catch_up::{CatchUp, PageAnswer, Ticket};
+use crate::index::{Index, ViewId};
+use crate::log::Record;
+use crate::resume::Resume;
+use crate::subscriber::{Farewell, Finish, Own, PageState, Say, Subscriber, ToldGap, Who};
+use crate::window::Reader;
+use crate::{Timestamp, View};
+
+/// How many bytes one call of [`Shard::pending`] gathers, unless one event alone is larger.
+const BATCH_BYTES: usize = 128 << 10;
+/// How many events one call gathers.
+const BATCH_RECORDS: usize = 512;
+/// How many entries of the window are looked at in one call for a subscriber whose views don't know what they showed.
+const SCAN: u64 = 4096;
+/// How many subscribers of a worker may wait for a page of the log at a time; the others wait for their turn.
+const PAGES_ASKED: usize = 16;
+/// How many bytes of pages a worker keeps for subscribers whose sockets are full; the others read their page again.
+const PAGES_KEPT: usize = 8 << 20;
+
+/// The slot of a subscriber on its worker, given again once it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriberId(pub u32);
+
+/// A subscriber to be.
+#[derive(Debug)]
+pub struct Opening {
+    /// What it follows.
+    pub views: Vec<View>,
+    /// Where it begins.
+    pub resume: Resume,
+    /// What is written before everything else: the response's head and the first lines, framed already.
+    pub head: Vec<u8>,
+    /// The data of `tidings:open`, if that is said.
+    pub open: Option<String>,
+    /// How bytes are framed.
+    pub framing: Framing,
+    /// Whether events come in envelopes.
+    pub envelope: bool,
+    /// The user, if it has one.
+    pub user: Option<UserId>,
+    /// The id that the client chose.
+    pub client: Option<ClientId>,
+    /// The connection's id.
+    pub connection: Option<ConnectionId>,
+}
+
+/// What a subscriber is to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pending<'a> {
+    /// These bytes; how many were taken is told with [`Shard::wrote`].
+    Bytes(&'a [u8]),
+    /// Nothing now.
+    Nothing,
+    /// Nothing until a page of the log was read; the subscriber becomes ready by itself.
+    Reading,
+    /// Nothing ever more: everything is written.
+    Finished,
+    /// Nothing ever more: what was begun can't be ended. The connection is to be closed.
+    Cut(Cut),
+}
+
+/// Why a subscriber can't go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Half of an event was written, and the log has it no more.
+    Overtaken,
+    /// The log could not be read.
+    LogFailed,
+}
+
+/// What a subscriber in this process is handed.
+#[derive(Debug, Clone)]
+pub(crate) enum Taken {
+    Records(Vec<(Record, Cursor)>),
+    Gap(ToldGap),
+    Nothing,
+    Cut(Cut),
+}
+
+/// What a shard has done, for statistics; written by its worker only.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Subscribers now.
+    pub subscribers: AtomicU64,
+    /// Events written, counted for each subscriber.
+    pub delivered: AtomicU64,
+    /// Bytes written, control events included.
+    pub bytes: AtomicU64,
+    /// Gaps told.
+    pub gaps: AtomicU64,
+    /// Pages of the log that were read for subscribers behind the window.
+    pub pages: AtomicU64,
+}
+
+impl ShardStats {
+    fn add(counter: &AtomicU64, count: u64) {
+        // One writer: no need of a locked instruction.
+        counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+}
+
+/// How far a subscriber is. These are looked at for each event and subscriber, so they lie close together.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    /// The window's index of the first entry that is to be looked at.
+    from: u64,
+    /// The place that was reached: everything up to it was written or isn't shown.
+    after: Sequence,
+    behind: Behind,
+    /// It is in the queue of those who are ready.
+    queued: bool,
+    /// Its socket is full.
+    blocked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// Up to date: it has reached whatever the shard has consumed.
+    Not,
+    /// All that is pending shows in this view.
+    Through(ViewId),
+    /// Several views may show what is pending.
+    Many,
+    /// It reads the log from `after` on.
+    Log,
+}
+
+/// The bytes of the last batch, kept since the next subscriber often needs the same.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where the block of each pick ends in `bytes`.
+    ends: Vec<usize>,
+    picks: Vec<u64>,
+    key: Option<BatchKey>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct BatchKey {
+    framing: Framing,
+    /// With envelopes, the block depends on the views.
+    views: Option<Vec<ViewId>>,
+}
+
+/// What the last call of [`Shard::pending`] returned.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    Nothing,
+    Own,
+    /// One entry, straight from the window.
+    Entry(u64),
+    /// `batch`, of picks from the window.
+    Batch,
+    /// `batch`, of records of the subscriber's page.
+    Page,
+}
+
+/// All subscribers of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    reader: Reader,
+    index: Index,
+    subscribers: Vec<Option<Subscriber>>,
+    marks: Vec<Mark>,
+    free: Vec<u32>,
+    generation: u32,
+    ready: VecDeque<u32>,
+    key: CursorKey,
+    /// What the subscriber that is being written to is behind by.
+    picks: Vec<u64>,
+    /// How far the picks reach: what lies before this index and isn't picked isn't shown.
+    picked_to: u64,
+    batch: Batch,
+    last: Last,
+    found: Vec<ViewId>,
+    catch_up: CatchUp,
+    answers: Receiver<PageAnswer>,
+    reply: Sender<PageAnswer>,
+    asked: usize,
+    waiting: VecDeque<Ticket>,
+    kept_bytes: usize,
+    stats: Arc<ShardStats>,
+}
+
+impl Shard {
+    pub(crate) fn new(reader: Reader, key: CursorKey, catch_up: CatchUp) -> Shard {
+        let (reply, answers) = channel();
+        Shard {
+            reader,
+            index: Index::default(),
+            subscribers: Vec::new(),
+            marks: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            ready: VecDeque::new(),
+            key,
+            picks: Vec::new(),
+            picked_to: 0,
+            batch: Batch::default(),
+            last: Last::Nothing,
+            found: Vec::new(),
+            catch_up,
+            answers,
+            reply,
+            asked: 0,
+            waiting: VecDeque::new(),
+            kept_bytes: 0,
+            stats: Arc::default(),
+        }
+    }
+
+    /// What this shard has done.
+    pub fn stats(&self) -> &Arc<ShardStats> {
+        &self.stats
+    }
+
+    /// How many subscribers there are.
+    pub fn len(&self) -> usize {
+        self.subscribers.len() - self.free.len()
+    }
+
+    /// Whether there is no subscriber.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in up to `budget` of what the log announced since, and marks who is behind now; true if there is more.
+    ///
+    /// Once this has returned false, the shard's wake function is called when there is more.
+    pub fn consume(&mut self, budget: usize) -> bool {
+        self.take_pages();
+        let oldest = self.reader.oldest();
+        for _ in 0..budget {
+            let Some((index, entry)) = self.reader.advance() else { return false };
+            self.found.clear();
+            for channel in entry.record.event.to.channels() {
+                self.index.lookup(channel, &mut self.found);
+            }
+            let before = entry.before();
+            for view in &self.found {
+                let Some(followed) = self.index.get_mut(*view) else { continue };
+                if followed.recent.back() == Some(&index) {
+                    // Two targets of one event, both shown by this view.
+                    continue;
+                }
+                while followed.recent.front().is_some_and(|first| *first < oldest) {
+                    followed.recent.pop_front();
+                }
+                followed.recent.push_back(index);
+                for member in &followed.members {
+                    let mark = &mut self.marks[*member as usize];
+                    match mark.behind {
+                        Behind::Not => {
+                            mark.behind = Behind::Through(*view);
+                            mark.from = index;
+                            mark.after = before;
+                            if !mark.queued && !mark.blocked {
+                                mark.queued = true;
+                                self.ready.push_back(*member);
+                            }
+                        }
+                        Behind::Through(other) if other != *view => mark.behind = Behind::Many,
+                        Behind::Through(_) | Behind::Many | Behind::Log => {}
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Registers a subscriber where the shard stands, ready to be written its head.
+    pub fn subscribe(&mut self, opening: Opening, now: Timestamp) -> SubscriberId {
+        let who = Who { user: opening.user, client: opening.client, connection: opening.connection };
+        let mut own = opening.head;
+        let slot = self.place(opening.framing, opening.envelope, &opening.views, who, now);
+        let open_at = self.begin(slot, opening.resume);
+        let open_at = self.key.seal(open_at);
+        if let Some(data) = &opening.open {
+            encode_control(&mut own, opening.framing, &Control::Open(data), None, &open_at);
+        }
+        if let Some(subscriber) = &mut self.subscribers[slot as usize]
+            && !own.is_empty()
+        {
+            // What `begin` has to say, a gap, comes after this.
+            own.extend_from_slice(subscriber.own.rest());
+            subscriber.own = Own::Bytes { bytes: own.into(), at: 0 };
+        }
+        self.enqueue(slot);
+        SubscriberId(slot)
+    }
+
+    /// The same for a subscriber in this process, which takes records.
+    pub(crate) fn subscribe_records(
+        &mut self,
+        views: &[View],
+        resume: Resume,
+        who: Who,
+        now: Timestamp,
+    ) -> (SubscriberId, Position, Option<ToldGap>) {
+        let slot = self.place(Framing::Raw, false, views, who, now);
+        if let Some(subscriber) = &mut self.subscribers[slot as usize] {
+            subscriber.records = true;
+        }
+        let gap = resume.gap;
+        let at = self.begin(slot, resume);
+        let told = gap.filter(|_| self.marks[slot as usize].behind != Behind::Log).map(|gap| ToldGap {
+            reason: gap.reason,
+            from: gap.from,
+            to: self.position(SubscriberId(slot)),
+        });
+        (SubscriberId(slot), at, told)
+    }
+
+    /// Takes a subscriber out, whatever it is about.
+    pub fn unsubscribe(&mut self, id: SubscriberId) {
+        let Some(subscriber) = self.subscribers.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        for membership in &subscriber.views {
+            let Some(followed) = self.index.get_mut(membership.view) else { continue };
+            followed.members.swap_remove(membership.slot as usize);
+            if let Some(moved) = followed.members.get(membership.slot as usize).copied() {
+                let moved = self.subscribers[moved as usize].as_mut();
+                let memberships = moved.map(|moved| &mut moved.views).into_iter().flatten();
+                for other in memberships.filter(|other| other.view == membership.view) {
+                    other.slot = membership.slot;
+                }
+            } else if followed.members.is_empty() {
+                self.index.release(membership.view);
+            }
+        }
+        if let Some(reading) = &subscriber.reading {
+            self.kept_bytes -= page_bytes(&reading.page).min(self.kept_bytes);
+        }
+        // The slot may still be queued; it is passed over, or serves who has it then.
+        let mark = &mut self.marks[id.0 as usize];
+        mark.behind = Behind::Not;
+        mark.blocked = false;
+        self.free.push(id.0);
+        self.last = Last::Nothing;
+        self.stats.subscribers.store(self.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The next subscriber with something to be written, and takes it off the queue.
+    pub fn next_ready(&mut self) -> Option<SubscriberId> {
+        while let Some(slot) = self.ready.pop_front() {
+            let mark = &mut self.marks[slot as usize];
+            mark.queued = false;
+            if !mark.blocked && self.subscribers[slot as usize].is_some() {
+                return Some(SubscriberId(slot));
+            }
+        }
+        None
+    }
+
+    /// How many are queued as ready; a few of them may have gone since.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// What a subscriber is to be written now.
+    pub fn pending(&mut self, id: SubscriberId, now: Timestamp) -> Pending<'_> {
+        let plan = self.plan(id.0, now);
+        self.last = match plan {
+            Plan::Own => Last::Own,
+            Plan::Window => match self.assemble(id.0) {
+                Some(last) => last,
+                None => return Pending::Nothing,
+            },
+            Plan::Page => {
+                self.assemble_page(id.0);
+                Last::Page
+            }
+            Plan::Told(_) | Plan::Nothing | Plan::Reading | Plan::Finished | Plan::Cut(_) => Last::Nothing,
+        };
+        let Some(subscriber) = &self.subscribers[id.0 as usize] else { return Pending::Nothing };
+        let offset = subscriber.offset as usize;
+        match (plan, self.last) {
+            (_, Last::Own) => Pending::Bytes(subscriber.own.rest()),
+            (_, Last::Entry(index)) => match self.reader.get(index) {
+                Some(entry) => Pending::Bytes(&framed(&entry.encoded, subscriber.framing)[offset..]),
+                None => Pending::Nothing,
+            },
+            (_, Last::Batch | Last::Page) => Pending::Bytes(&self.batch.bytes[offset..]),
+            (Plan::Reading, _) => Pending::Reading,
+            (Plan::Finished, _) => Pending::Finished,
+            (Plan::Cut(cut), _) => Pending::Cut(cut),
+            _ => Pending::Nothing,
+        }
+    }
+
+    /// Says how many of the bytes were taken that [`Shard::pending`] has just returned for this subscriber.
+    pub fn wrote(&mut self, id: SubscriberId, bytes: usize, now: Timestamp) {
+        ShardStats::add(&self.stats.bytes, bytes as u64);
+        let slot = id.0 as usize;
+        let last = mem::replace(&mut self.last, Last::Nothing);
+        let Some(subscriber) = &mut self.subscribers[slot] else { return };
+        if let Last::Own = last {
+            subscriber.own.wrote(bytes);
+            return;
+        }
+        let reached = subscriber.offset as usize + bytes;
+        let one;
+        let ends = match last {
+            Last::Nothing | Last::Own => return,
+            Last::Entry(index) => {
+                one = [self.reader.get(index).map_or(0, |e| framed(&e.encoded, subscriber.framing).len())];
+                &one[..]
+            }
+            Last::Batch | Last::Page => &self.batch.ends,
+        };
+        let done = ends.partition_point(|end| *end <= reached);
+        let ended = done.checked_sub(1).map_or(0, |last| ends[last]);
+        let all = done == ends.len();
+        subscriber.offset = u32::try_from(reached - ended).unwrap_or(u32::MAX);
+        if done > 0 {
+            subscriber.id_at = now;
+        }
+        ShardStats::add(&self.stats.delivered, done as u64);
+        if let Last::Page = last {
+            self.page_written(slot, done);
+        } else {
+            let next = if all { None } else { Some(self.picks[done]) };
+            self.picks_taken(slot, done, next);
+        }
+    }
+
+    /// Says that the subscriber's socket is full: it does not become ready until [`Shard::unblock`].
+    pub fn block(&mut self, id: SubscriberId) {
+        self.marks[id.0 as usize].blocked = true;
+        if self.kept_bytes <= PAGES_KEPT {
+            return;
+        }
+        if let Some(Subscriber { reading: Some(reading), .. }) = &mut self.subscribers[id.0 as usize]
+            && let PageState::Here { .. } = reading.page
+        {
+            self.kept_bytes -= page_bytes(&reading.page).min(self.kept_bytes);
+            reading.page = PageState::Needed;
+        }
+    }
+
+    /// Says that the subscriber's socket takes bytes again.
+    pub fn unblock(&mut self, id: SubscriberId) {
+        let mark = &mut self.marks[id.0 as usize];
+        if mem::take(&mut mark.blocked) {
+            self.enqueue(id.0);
+        }
+    }
+
+    /// Whether the subscriber's socket is full.
+    pub fn is_blocked(&self, id: SubscriberId) -> bool {
+        self.marks[id.0 as usize].blocked
+    }
+
+    /// Queues a subscriber that has more to be written, behind the others.
+    pub fn requeue(&mut self, id: SubscriberId) {
+        self.enqueue(id.0);
+    }
+
+    /// Says something between two events. A heartbeat for who is being written to anyway is left out.
+    pub fn say(&mut self, id: SubscriberId, say: Say) {
+        let Some(subscriber) = &mut self.subscribers[id.0 as usize] else { return };
+        if subscriber.wants.finish == Finish::Said {
+            return;
+        }
+        match say {
+            Say::Ping => subscriber.wants.ping = true,
+            Say::Position => subscriber.wants.position = true,
+            Say::Heartbeat => {
+                let busy = self.marks[id.0 as usize].blocked || subscriber.offset > 0;
+                if busy || !subscriber.own.is_empty() {
+                    return;
+                }
+                let bytes = match subscriber.framing {
+                    Framing::Chunked => HEARTBEAT_CHUNK,
+                    Framing::Raw => HEARTBEAT_RAW,
+                };
+                subscriber.own = Own::Static { bytes, at: 0 };
+            }
+        }
+        self.enqueue(id.0);
+    }
+
+    /// Ends a stream at the next place between two events: says why, then the last bytes, then
+    /// [`Pending::Finished`]. What the subscriber is behind by is not written; it comes back for it.
+    pub fn finish(&mut self, id: SubscriberId, farewell: Farewell, retry: Option<u32>) {
+        let Some(subscriber) = &mut self.subscribers[id.0 as usize] else { return };
+        if subscriber.wants.finish == Finish::No {
+            subscriber.wants.finish = Finish::Say { farewell, retry };
+            self.enqueue(id.0);
+        }
+    }
+
+    /// The cursor that the subscriber would come back with if it had read everything that was written.
+    pub fn cursor(&self, id: SubscriberId) -> Cursor {
+        self.key.seal(self.position(id))
+    }
+
+    /// When the subscriber was last sent an id.
+    pub fn id_at(&self, id: SubscriberId) -> Timestamp {
+        self.subscribers[id.0 as usize].as_ref().map_or(Timestamp::default(), |s| s.id_at)
+    }
+
+    /// How many subscribers of this shard an event is for.
+    pub fn receivers(&self, event: &Event) -> usize {
+        let mut views = Vec::new();
+        for channel in event.to.channels() {
+            self.index.lookup(channel, &mut views);
+        }
+        let mut members: Vec<u32> =
+            views.iter().filter_map(|view| self.index.get(*view)).flat_map(|v| &v.members).copied().collect();
+        members.sort_unstable();
+        members.dedup();
+        let gets = |member: &&u32| {
+            self.subscribers[**member as usize]
+                .as_ref()
+                .is_some_and(|s| s.who.as_ref().is_none_or(|who| !who.is_among(&event.exclude)))
+        };
+        members.iter().filter(gets).count()
+    }
+
+    /// What a subscriber in this process gets next.
+    pub(crate) fn take(&mut self, id: SubscriberId, now: Timestamp) -> Taken {
+        let slot = id.0 as usize;
+        match self.plan(id.0, now) {
+            Plan::Window => {
+                let record = |index: &u64| {
+                    let entry = self.reader.get(*index)?;
+                    Some((entry.record.clone(), self.key.seal(entry.record.position)))
+                };
+                let records: Vec<_> = self.picks.iter().filter_map(record).collect();
+                ShardStats::add(&self.stats.delivered, records.len() as u64);
+                self.picks_taken(slot, self.picks.len(), None);
+                Taken::Records(records)
+            }
+            Plan::Page => {
+                let Some(Subscriber { reading: Some(reading), .. }) = &self.subscribers[slot] else {
+                    return Taken::Nothing;
+                };
+                let PageState::Here { page, next } = &reading.page else { return Taken::Nothing };
+                let records: Vec<_> = page.records[*next..]
+                    .iter()
+                    .map(|(record, _)| (record.clone(), self.key.seal(record.position)))
+                    .collect();
+                ShardStats::add(&self.stats.delivered, records.len() as u64);
+                self.page_written(slot, records.len());
+                Taken::Records(records)
+            }
+            Plan::Told(gap) => Taken::Gap(gap),
+            Plan::Cut(cut) => Taken::Cut(cut),
+            Plan::Nothing | Plan::Reading | Plan::Own | Plan::Finished => Taken::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Shard {
+    /// All that is known of a subscriber, for a test that fails.
+    pub(crate) fn describe(&self, id: SubscriberId) -> String {
+        let slot = id.0 as usize;
+        format!("{:?} {:?}", self.marks[slot], self.subscribers[slot])
+    }
+}
+
+impl Shard {
+    fn here(&self) -> Position {
+        Position { epoch: self.reader.epoch(), sequence: self.reader.consumed() }
+    }
+
+    fn at(&self, sequence: Sequence) -> Position {
+        Position { epoch: self.reader.epoch(), sequence }
+    }
+
+    fn enqueue(&mut self, slot: u32) {
+        let mark = &mut self.marks[slot as usize];
+        if !mark.queued && !mark.blocked {
+            mark.queued = true;
+            self.ready.push_back(slot);
+        }
+    }
+}
