@@ -239,8 +239,9 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 ///   the log's [`Durability`].
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
-/// - No method blocks for long but [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns, [`Log::channels`]
-///   (which may read a disk) and [`Tail::next`]; call those where blocking is allowed.
+/// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,
+///   [`Log::retain`] and [`Log::channels`] (which may use a disk), [`Log::close`] and [`Tail::next`]; call those where
+///   blocking is allowed.
 pub trait Log: Send + Sync + 'static {
     /// Stores a batch and announces it.
     fn append(&self, batch: Vec<NewRecord>) -> Appending;

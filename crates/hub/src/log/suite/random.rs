@@ -118,7 +118,8 @@ pub fn run<L: Logs>(factory: &mut dyn FnMut() -> L) {
 
 struct Run<'a, L> {
     logs: &'a mut L,
-    log: Arc<dyn Log>,
+    /// Empty only while it is opened again: nothing else may hold the old one then.
+    log: Option<Arc<dyn Log>>,
     model: Model,
     now: u64,
     tails: VecDeque<(Box<dyn Tail>, Vec<TailItem>)>,
@@ -128,7 +129,11 @@ impl<'a, L: Logs> Run<'a, L> {
     fn new(logs: &'a mut L, retention: Retention) -> Run<'a, L> {
         let log = logs.create(retention.clone());
         let model = Model::new(log.head().epoch, retention);
-        Run { logs, log, model, now: 100_000, tails: VecDeque::new() }
+        Run { logs, log: Some(log), model, now: 100_000, tails: VecDeque::new() }
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.log.as_deref().expect("it is open")
     }
 
     fn steps(mut self, steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -137,7 +142,7 @@ impl<'a, L: Logs> Run<'a, L> {
             self.compare()?;
         }
         self.drain()?;
-        self.log.close();
+        self.log().close();
         Ok(())
     }
 
@@ -146,7 +151,7 @@ impl<'a, L: Logs> Run<'a, L> {
             Step::Append(batch) => {
                 let batch: Vec<NewRecord> = batch.iter().map(|fresh| self.record(fresh)).collect();
                 let items = self.model.append(&batch);
-                let positions = wait(self.log.append(batch)).expect("it is stored");
+                let positions = wait(self.log().append(batch)).expect("it is stored");
                 let expected: Vec<Position> = items
                     .iter()
                     .map(|item| match item {
@@ -160,19 +165,19 @@ impl<'a, L: Logs> Run<'a, L> {
             Step::Wait(ms) => self.now += ms,
             Step::Retain => {
                 self.model.retain(Timestamp(self.now));
-                self.log.retain(Timestamp(self.now));
+                self.log().retain(Timestamp(self.now));
             }
             Step::Purge(index) => {
                 let channel = channel(CHANNELS[index]);
                 let (removed, items) = self.model.purge(&channel);
-                prop_assert_eq!(wait(self.log.purge(channel)), Ok(removed));
+                prop_assert_eq!(wait(self.log().purge(channel)), Ok(removed));
                 self.announced(&items);
             }
             Step::Delete(behind) => {
                 let mut position = self.model.head();
                 position.sequence = self.behind(behind);
                 let (removed, items) = self.model.delete(position);
-                prop_assert_eq!(wait(self.log.delete(position)), Ok(removed));
+                prop_assert_eq!(wait(self.log().delete(position)), Ok(removed));
                 self.announced(&items);
             }
             Step::Read { selections, newest, through, records, bytes } => {
@@ -184,20 +189,20 @@ impl<'a, L: Logs> Run<'a, L> {
                 let limit = ReadLimit { through: self.behind(through), records, bytes };
                 let (expected, floor) = self.model.read(&selections, order, limit, Timestamp(self.now));
                 // The first page says the floor of the whole; later ones only that of what they have yet to read.
-                let first = self.log.read(&selections, order, limit, Timestamp(self.now)).expect("a page");
+                let first = self.log().read(&selections, order, limit, Timestamp(self.now)).expect("a page");
                 prop_assert_eq!(first.floor, floor);
-                let page = read_all(&*self.log, &selections, order, limit, self.now);
+                let page = read_all(self.log(), &selections, order, limit, self.now);
                 prop_assert_eq!(page.records, expected);
             }
             Step::Newest { views, count, through } => {
                 let views: Vec<View> = views.into_iter().map(|index| view(VIEWS[index])).collect();
                 let through = self.behind(through);
-                let found = self.log.newest(&views, count, through).expect("it can be read");
+                let found = self.log().newest(&views, count, through).expect("it can be read");
                 prop_assert_eq!(found, self.model.newest(&views, count, through));
             }
             Step::Tail(behind) => {
                 let after = self.behind(behind);
-                let tail = self.log.tail(after).expect("it can be read");
+                let tail = self.log().tail(after).expect("it can be read");
                 self.tails.push_back((tail, self.model.tail(after)));
                 if self.tails.len() > TAILS {
                     self.tails.pop_front();
@@ -208,7 +213,8 @@ impl<'a, L: Logs> Run<'a, L> {
                 // An orderly end ends the tails; what they were owed is checked first.
                 self.drain()?;
                 self.tails.clear();
-                self.log = self.logs.reopen(self.log.clone());
+                let log = self.log.take().expect("it is open");
+                self.log = Some(self.logs.reopen(log));
             }
         }
         Ok(())
@@ -250,33 +256,33 @@ impl<'a, L: Logs> Run<'a, L> {
     /// What has to agree at any time.
     fn compare(&self) -> Result<(), TestCaseError> {
         let head = self.model.head();
-        prop_assert_eq!(self.log.head(), head);
+        prop_assert_eq!(self.log().head(), head);
         let (records, bytes) = self.model.kept();
-        let stats = self.log.stats();
+        let stats = self.log().stats();
         let channels = self.model.channels("", None, usize::MAX);
         prop_assert_eq!(
             (stats.records, stats.bytes, stats.channels),
             (records, bytes, channels.len() as u64)
         );
-        prop_assert_eq!(self.log.channels("", None, usize::MAX).expect("it can be read"), channels);
+        prop_assert_eq!(self.log().channels("", None, usize::MAX).expect("it can be read"), channels);
         let after = channel("a/x");
         prop_assert_eq!(
-            self.log.channels("a", Some(&after), 1).expect("it can be read"),
+            self.log().channels("a", Some(&after), 1).expect("it can be read"),
             self.model.channels("a", Some(&after), 1)
         );
         for text in VIEWS {
             prop_assert_eq!(
-                self.log.floor(&[view(text)]),
+                self.log().floor(&[view(text)]),
                 self.model.floor(&view(text)),
                 "floor of {}",
                 text
             );
         }
         let ahead = Position { sequence: head.sequence.next(), ..head };
-        prop_assert_eq!(self.log.locate(head), Located::Here(head.sequence));
-        prop_assert_eq!(self.log.locate(ahead), Located::Ahead);
+        prop_assert_eq!(self.log().locate(head), Located::Here(head.sequence));
+        prop_assert_eq!(self.log().locate(ahead), Located::Ahead);
         let other = Position { epoch: Epoch(head.epoch.0 + 1), ..head };
-        prop_assert_eq!(self.log.locate(other), Located::Unknown);
+        prop_assert_eq!(self.log().locate(other), Located::Unknown);
         Ok(())
     }
 }

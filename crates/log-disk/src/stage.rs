@@ -1,0 +1,427 @@
+//! What one transaction changes: rows at once, the catalog when it is committed.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tidings_hub::Timestamp;
+use tidings_hub::log::{Caps, Record, Retention};
+use tidings_wire::{Channel, Event, Position, Sequence};
+
+use crate::catalog::{Catalog, ChannelState, Totals};
+use crate::error::{Result, StoreError};
+use crate::record::{self, Row};
+use crate::store::{Place, Store};
+
+/// How many records one new one may push out. More are only ever over a cap when caps were lowered between two
+/// starts; then the rest goes bit by bit.
+const PUSHED_OUT: usize = 1_000;
+
+/// A transaction while it is made.
+pub(crate) struct Stage<'a> {
+    store: &'a Store,
+    catalog: &'a Catalog,
+    retention: &'a Retention,
+    pub(crate) changes: Changes,
+    body: Vec<u8>,
+}
+
+/// What the catalog becomes with the commit.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) head: Position,
+    pub(crate) totals: Totals,
+    pub(crate) channels: HashMap<Channel, ChannelState>,
+    pub(crate) forgotten: Vec<Channel>,
+    /// No record up to this one is in any channel.
+    pub(crate) dropped: Sequence,
+}
+
+impl Changes {
+    /// Whether nothing was changed that has to be stored.
+    pub(crate) fn is_nothing(&self, catalog: &Catalog) -> bool {
+        self.head == catalog.head
+            && self.totals == catalog.totals
+            && self.forgotten.is_empty()
+            && self.channels.iter().all(|(channel, state)| catalog.get(channel) == Some(state))
+    }
+}
+
+impl<'a> Stage<'a> {
+    /// `dropped`: see [`Changes`].
+    pub(crate) fn new(
+        store: &'a Store,
+        catalog: &'a Catalog,
+        retention: &'a Retention,
+        dropped: Sequence,
+    ) -> Stage<'a> {
+        let changes = Changes {
+            head: catalog.head,
+            totals: catalog.totals,
+            channels: HashMap::new(),
+            forgotten: Vec::new(),
+            dropped,
+        };
+        Stage { store, catalog, retention, changes, body: Vec::new() }
+    }
+
+    fn state(&self, channel: &Channel) -> Option<&ChannelState> {
+        self.changes.channels.get(channel).or_else(|| self.catalog.get(channel))
+    }
+
+    /// The state of a channel, to change it. A channel that isn't known may be a forgotten one.
+    fn change(&mut self, channel: &Channel) -> &mut ChannelState {
+        if !self.changes.channels.contains_key(channel) {
+            let state = self.catalog.get(channel).cloned().unwrap_or_else(|| {
+                let totals = &mut self.changes.totals;
+                let id = totals.next_id;
+                totals.next_id += 1;
+                totals.channels += 1;
+                ChannelState {
+                    id,
+                    caps: self.retention.caps(channel),
+                    gone: totals.forgotten,
+                    floor: totals.forgotten,
+                    newest: Sequence::START,
+                    last: Sequence::START,
+                    swept: totals.forgotten,
+                    records: 0,
+                    bytes: 0,
+                }
+            });
+            self.changes.channels.insert(channel.clone(), state);
+        }
+        self.changes.channels.get_mut(channel).expect("it was just put in")
+    }
+
+    fn holds(&self, channel: &Channel, sequence: Sequence) -> bool {
+        self.state(channel).is_some_and(|state| state.holds(sequence))
+    }
+
+    fn held_by_any(&self, event: &Event, sequence: Sequence) -> bool {
+        event.to.channels().iter().any(|channel| self.holds(channel, sequence))
+    }
+
+    /// Adds a record, then removes what the caps by count and bytes don't allow any more.
+    pub(crate) fn push(&mut self, time: Timestamp, event: &Event) -> Result<Position> {
+        let position = Position { sequence: self.changes.head.sequence.next(), ..self.changes.head };
+        self.changes.head = position;
+        let sequence = position.sequence;
+        let bytes = event.data.as_str().len() as u64;
+        record::encode_event(&mut self.body, position, time, event);
+        self.store.insert_record(sequence, &self.body)?;
+        self.changes.totals.records += 1;
+        self.changes.totals.bytes += bytes;
+        let targets = event.to.channels();
+        // All of them are there before the first one pushes anything out: each has the record until its own cap says
+        // otherwise.
+        targets.iter().for_each(|channel| {
+            self.change(channel);
+        });
+        for channel in targets {
+            let state = self.change(channel);
+            let prev = std::mem::replace(&mut state.last, sequence);
+            state.newest = sequence;
+            state.records += 1;
+            state.bytes += bytes;
+            let id = state.id;
+            let place = Place {
+                sequence,
+                prev,
+                bytes,
+                time: time.0,
+                ttl: event.ttl,
+                targets: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+            };
+            self.store.insert_place(id, &place)?;
+            self.enforce_caps(channel, time)?;
+        }
+        self.enforce_total(time)?;
+        Ok(position)
+    }
+
+    /// Removes what is over the caps of a channel. Says whether all of it is.
+    pub(crate) fn enforce_caps(&mut self, channel: &Channel, now: Timestamp) -> Result<bool> {
+        for _ in 0..PUSHED_OUT {
+            if !self.state(channel).is_some_and(ChannelState::over) {
+                return Ok(true);
+            }
+            if !self.drop_oldest_of(channel, |_| true, now)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes what is over the caps over all channels. Says whether all of it is.
+    pub(crate) fn enforce_total(&mut self, now: Timestamp) -> Result<bool> {
+        let Caps { count, bytes, .. } = self.retention.total;
+        for _ in 0..PUSHED_OUT {
+            let totals = self.changes.totals;
+            if count.is_none_or(|cap| totals.records <= cap) && bytes.is_none_or(|cap| totals.bytes <= cap) {
+                return Ok(true);
+            }
+            if !self.drop_oldest(|_| true, now)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes what is too old in a channel. Says when the oldest record that is left was published, if one is.
+    /// Stops after a bounded number, which is then due again.
+    pub(crate) fn enforce_age(&mut self, channel: &Channel, now: Timestamp) -> Result<Option<Timestamp>> {
+        let Some(age) = self.state(channel).and_then(|state| state.caps.age) else { return Ok(None) };
+        let mut oldest = None;
+        for _ in 0..PUSHED_OUT {
+            let due = |place: &Place| {
+                oldest = Some(Timestamp(place.time));
+                Timestamp(place.time).plus(age) <= now
+            };
+            if !self.drop_oldest_of(channel, due, now)? {
+                break;
+            }
+        }
+        Ok(oldest.filter(|_| self.state(channel).is_some_and(|state| state.records > 0)))
+    }
+
+    /// Removes what is too old over all channels. Says whether all of it is.
+    pub(crate) fn enforce_total_age(&mut self, now: Timestamp) -> Result<bool> {
+        let Some(age) = self.retention.total.age else { return Ok(true) };
+        for _ in 0..PUSHED_OUT {
+            if !self.drop_oldest(|record| record.time.plus(age) <= now, now)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the oldest record of a channel from it, if `which` says so.
+    fn drop_oldest_of(
+        &mut self,
+        channel: &Channel,
+        which: impl FnOnce(&Place) -> bool,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let Some(state) = self.state(channel) else { return Ok(false) };
+        if state.records == 0 {
+            return Ok(false);
+        }
+        let (id, gone) = (state.id, state.gone);
+        let Some(place) = self.store.places_after(id, gone, 1)?.pop() else {
+            return Err(StoreError::damaged(gone.next(), "its place in a channel is lost"));
+        };
+        if place.prev > gone {
+            return Err(StoreError::damaged(place.prev, "its place in a channel is lost"));
+        }
+        if !which(&place) {
+            return Ok(false);
+        }
+        let state = self.change(channel);
+        state.gone = place.sequence;
+        state.records -= 1;
+        state.bytes -= place.bytes;
+        if !place.expired(now) {
+            state.floor = place.sequence;
+        }
+        self.let_go(&place)?;
+        Ok(true)
+    }
+
+    /// Counts a record that a channel lost as removed, if no other has it.
+    fn let_go(&mut self, place: &Place) -> Result<()> {
+        if place.targets > 1 {
+            let record = self.event_at(place.sequence)?;
+            if self.held_by_any(&record.event, place.sequence) {
+                return Ok(());
+            }
+        }
+        self.changes.totals.records -= 1;
+        self.changes.totals.bytes -= place.bytes;
+        Ok(())
+    }
+
+    fn event_at(&self, sequence: Sequence) -> Result<Record> {
+        match self.store.record(sequence)? {
+            Some(Row::Event(record)) => Ok(record),
+            _ => Err(StoreError::damaged(sequence, "a channel has it, but it is lost")),
+        }
+    }
+
+    /// Removes the oldest record of all from all its channels, if `which` says so.
+    fn drop_oldest(&mut self, which: impl FnOnce(&Record) -> bool, now: Timestamp) -> Result<bool> {
+        let Some(record) = self.oldest()? else { return Ok(false) };
+        if !which(&record) {
+            return Ok(false);
+        }
+        let sequence = record.position.sequence;
+        let bytes = record.event.data.as_str().len() as u64;
+        let lost = !record.expired(now);
+        for channel in record.event.to.channels() {
+            if !self.holds(channel, sequence) {
+                continue;
+            }
+            let state = self.change(channel);
+            state.gone = sequence;
+            // While a record is added, a cap over all can reach it only after all its channels have it.
+            state.records -= 1;
+            state.bytes -= bytes;
+            if lost {
+                state.floor = sequence;
+            }
+        }
+        self.changes.totals.records -= 1;
+        self.changes.totals.bytes -= bytes;
+        self.changes.dropped = sequence;
+        Ok(true)
+    }
+
+    /// The oldest record that a channel has.
+    fn oldest(&mut self) -> Result<Option<Record>> {
+        while let Some((at, row)) = self.store.row_after(self.changes.dropped)? {
+            match row {
+                Row::Run(last) => self.changes.dropped = last,
+                Row::Event(record) if self.held_by_any(&record.event, at) => return Ok(Some(record)),
+                Row::Event(_) => self.changes.dropped = at,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes all records of a channel. `None` if it has none; else how many there were and the newest of them.
+    pub(crate) fn purge(&mut self, channel: &Channel) -> Result<Option<(u64, Sequence)>> {
+        let Some(state) = self.state(channel) else { return Ok(None) };
+        if state.records == 0 {
+            return Ok(None);
+        }
+        let (id, mut from, last, records) = (state.id, state.gone, state.last, state.records);
+        let state = self.change(channel);
+        state.gone = last;
+        state.floor = last;
+        state.records = 0;
+        state.bytes = 0;
+        // Only what is kept elsewhere has to be looked at one by one.
+        loop {
+            let places = self.store.places_after(id, from, 4_096)?;
+            let Some(newest) = places.last() else { break };
+            from = newest.sequence;
+            for place in &places {
+                self.let_go(place)?;
+            }
+        }
+        Ok(Some((records, last)))
+    }
+
+    /// Removes one record from all its channels. Nothing is raised: nobody is to be told that it is missing.
+    pub(crate) fn delete(&mut self, position: Position) -> Result<bool> {
+        let sequence = position.sequence;
+        let Some(Row::Event(record)) = self.store.record(sequence)? else { return Ok(false) };
+        if record.position != position || !self.held_by_any(&record.event, sequence) {
+            return Ok(false);
+        }
+        let bytes = record.event.data.as_str().len() as u64;
+        for channel in record.event.to.channels() {
+            if !self.holds(channel, sequence) {
+                continue;
+            }
+            let state = self.change(channel);
+            let id = state.id;
+            state.records -= 1;
+            state.bytes -= bytes;
+            let Some(place) = self.store.place(id, sequence)? else {
+                return Err(StoreError::damaged(sequence, "its place in a channel is lost"));
+            };
+            self.store.delete_place(id, sequence)?;
+            match self.store.places_after(id, sequence, 1)?.pop() {
+                Some(next) => self.store.insert_place(id, &Place { prev: place.prev, ..next })?,
+                None => self.change(channel).last = place.prev,
+            }
+        }
+        self.changes.totals.records -= 1;
+        self.changes.totals.bytes -= bytes;
+        self.store.remove_records(sequence, sequence)?;
+        Ok(true)
+    }
+
+    /// Removes up to `limit` rows of what some channels lost. Says how many it looked at.
+    pub(crate) fn sweep(&mut self, wasteful: &[Channel], limit: usize) -> Result<usize> {
+        let mut looked = 0;
+        let mut unheld = BTreeSet::new();
+        for channel in wasteful {
+            let Some(state) = self.state(channel) else { continue };
+            let (id, swept, gone, last) = (state.id, state.swept, state.gone, state.last);
+            if looked >= limit {
+                break;
+            }
+            let mut places = self.store.places_after(id, swept, limit - looked)?;
+            let complete = places.len() < limit - looked;
+            let found = places.len();
+            places.retain(|place| place.sequence <= gone);
+            looked += places.len();
+            for place in &places {
+                if place.targets == 1 {
+                    unheld.insert(place.sequence);
+                } else if let Some(Row::Event(record)) = self.store.record(place.sequence)?
+                    && !self.held_by_any(&record.event, place.sequence)
+                {
+                    unheld.insert(place.sequence);
+                }
+            }
+            let through = if complete || places.len() < found {
+                gone
+            } else {
+                places.last().map_or(gone, |place| place.sequence)
+            };
+            if !places.is_empty() {
+                self.store.delete_places_through(id, through)?;
+            }
+            let state = self.change(channel);
+            state.swept = through;
+            // The next row's `prev` may name any that is gone; with none left nothing has to.
+            debug_assert!(state.last == last);
+        }
+        let mut unheld = unheld.into_iter();
+        if let Some(first) = unheld.next() {
+            let mut run = (first, first);
+            for sequence in unheld {
+                if sequence == run.1.next() {
+                    run.1 = sequence;
+                } else {
+                    self.remove_unheld(run)?;
+                    run = (sequence, sequence);
+                }
+            }
+            self.remove_unheld(run)?;
+        }
+        Ok(looked)
+    }
+
+    fn remove_unheld(&self, (first, last): (Sequence, Sequence)) -> Result<()> {
+        self.store.remove_records(first, last)
+    }
+
+    /// Forgets a channel that has no record and no rows.
+    pub(crate) fn forget(&mut self, channel: &Channel) -> Result<()> {
+        let Some(state) = self.state(channel) else { return Ok(()) };
+        if state.records > 0 || state.has_waste() {
+            return Ok(());
+        }
+        let (id, floor) = (state.id, state.floor);
+        self.store.delete_channel(id)?;
+        self.changes.channels.remove(channel);
+        let totals = &mut self.changes.totals;
+        totals.forgotten = totals.forgotten.max(floor);
+        totals.channels -= 1;
+        self.changes.forgotten.push(channel.clone());
+        Ok(())
+    }
+
+    /// Writes what changed of channels and totals.
+    pub(crate) fn finish(self) -> Result<Changes> {
+        for (channel, state) in &self.changes.channels {
+            self.store.set_channel(channel, state)?;
+        }
+        if self.changes.totals != self.catalog.totals {
+            self.store.set_totals(self.changes.totals)?;
+        }
+        Ok(self.changes)
+    }
+}

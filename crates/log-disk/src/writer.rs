@@ -1,0 +1,698 @@
+//! The one thread that writes: it takes all that waits, stores it in one transaction with one sync, and announces it.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use tidings_hub::Timestamp;
+use tidings_hub::log::{AppendError, Feed, NewRecord, Record, Removal, Retention, TailItem};
+use tidings_wire::{Channel, Position, Sequence};
+use tokio::sync::oneshot;
+
+use crate::catalog::{Catalog, ChannelState};
+use crate::error::StoreError;
+use crate::mark::{Mark, MarkFile};
+use crate::space::Space;
+use crate::stage::{Changes, Stage};
+use crate::store::Store;
+use crate::{Fatal, SyncPolicy};
+
+/// How many bytes of data one transaction stores, so that the first publisher in it doesn't wait for too many others.
+const GROUP_BYTES: usize = 4 << 20;
+/// How many records one transaction stores.
+const GROUP_RECORDS: usize = 10_000;
+/// How many pages of 4 KiB the write-ahead log has when it is copied into the database: about 16 MB.
+const CHECKPOINT_PAGES: u64 = 4_096;
+/// How old the head mark may get while records are stored.
+const MARK_AGE: Duration = Duration::from_millis(200);
+/// How many rows of removed records one round of retention sweeps, and how many channels it looks at. A few
+/// milliseconds, in which appends wait.
+const ROUND: usize = 1_024;
+/// How many channels without a record are remembered with what they lost.
+const REMEMBERED: usize = if cfg!(test) { 16 } else { 65_536 };
+
+/// What the log's handles and its writer share.
+pub(crate) struct Shared {
+    catalog: RwLock<Catalog>,
+    pub(crate) feed: Feed,
+    pub(crate) queue: Queue,
+    pub(crate) trouble: Mutex<Option<String>>,
+    pub(crate) commits: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(catalog: Catalog, queue_bytes: usize) -> Shared {
+        Shared {
+            catalog: RwLock::new(catalog),
+            feed: Feed::default(),
+            queue: Queue::new(queue_bytes),
+            trouble: Mutex::new(None),
+            commits: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers an append.
+pub(crate) type Appended = oneshot::Sender<Result<Vec<Position>, AppendError>>;
+/// Answers a removal.
+pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
+
+/// What the writer is asked to do.
+pub(crate) enum Job {
+    Append {
+        batch: Vec<NewRecord>,
+        bytes: usize,
+        reply: Appended,
+    },
+    Purge {
+        channel: Channel,
+        reply: Removed,
+    },
+    Delete {
+        position: Position,
+        reply: Removed,
+    },
+    /// Answered with whether there is more to remove.
+    Retain {
+        now: Timestamp,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// What waits for the writer.
+pub(crate) struct Queue {
+    state: Mutex<Waiting>,
+    filled: Condvar,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// Why a job was not taken.
+pub(crate) enum Refused {
+    Busy,
+    Closed,
+}
+
+impl Queue {
+    fn new(limit: usize) -> Queue {
+        Queue { state: Mutex::default(), filled: Condvar::new(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, job: Job) -> Result<(), Refused> {
+        let bytes = if let Job::Append { bytes, .. } = &job { *bytes } else { 0 };
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Refused::Closed);
+        }
+        // A batch that is larger than the limit by itself has its turn when nothing else waits.
+        if waiting.bytes > 0 && waiting.bytes + bytes > self.limit {
+            return Err(Refused::Busy);
+        }
+        waiting.bytes += bytes;
+        waiting.jobs.push_back(job);
+        drop(waiting);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// All that waits, once there is something; nothing when the time is over first. `None` after the end.
+    fn take(&self, timeout: Option<Duration>) -> Option<VecDeque<Job>> {
+        let mut waiting = self.lock();
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        waiting = match timeout {
+            None => self.filled.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                self.filled
+                    .wait_timeout_while(waiting, timeout, idle)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        if waiting.jobs.is_empty() && waiting.closed {
+            return None;
+        }
+        waiting.bytes = 0;
+        Some(std::mem::take(&mut waiting.jobs))
+    }
+}
+
+/// The thread's own.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Store,
+    pub(crate) retention: Retention,
+    pub(crate) sync: SyncPolicy,
+    pub(crate) fatal: Fatal,
+    pub(crate) mark: MarkFile,
+    pub(crate) space: Space,
+    /// The write-ahead log, to sync it every so often.
+    pub(crate) wal: PathBuf,
+    pub(crate) upkeep: Upkeep,
+}
+
+/// What the writer knows beside the catalog, all of it found again at the next start.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    /// When the oldest record of a channel is due, at the earliest. Each channel with a cap by age and a record is
+    /// in here, once.
+    due: BTreeSet<(Timestamp, Channel)>,
+    scheduled: HashSet<Channel>,
+    /// Channels of whose lost records rows are left.
+    wasteful: BTreeSet<Channel>,
+    /// Channels without a record, by what they lost.
+    empty: BTreeSet<(Sequence, Channel)>,
+    /// Channels that were over a cap when the log was opened: the cap was lowered.
+    over: Vec<Channel>,
+    /// Whether the caps over all channels may be exceeded, for the same reason.
+    total_over: bool,
+    dropped: Sequence,
+    /// About how many pages the write-ahead log has.
+    pages: u64,
+    /// Since when something was stored that was not synced.
+    unsynced: Option<Instant>,
+    /// When the mark was written, and whether it is behind.
+    marked: Option<Instant>,
+    behind: bool,
+    /// Whether there was too little space at the last look.
+    full: bool,
+}
+
+impl Upkeep {
+    /// What there is to do for a log that was opened.
+    pub(crate) fn new(catalog: &Catalog) -> Upkeep {
+        let mut upkeep = Upkeep { total_over: true, ..Upkeep::default() };
+        for (channel, state) in catalog.all() {
+            upkeep.replace(channel, None, Some(state), Timestamp::default());
+            if state.over() {
+                upkeep.over.push(channel.clone());
+            }
+        }
+        upkeep
+    }
+
+    /// A channel changed. `time`: no record that it has now and had not before is older.
+    fn replace(
+        &mut self,
+        channel: &Channel,
+        old: Option<&ChannelState>,
+        new: Option<&ChannelState>,
+        time: Timestamp,
+    ) {
+        if let Some(old) = old.filter(|old| old.records == 0) {
+            self.empty.remove(&(old.floor, channel.clone()));
+        }
+        let Some(new) = new else {
+            self.wasteful.remove(channel);
+            return;
+        };
+        if new.records == 0 {
+            self.empty.insert((new.floor, channel.clone()));
+        } else if let Some(age) = new.caps.age
+            && self.scheduled.insert(channel.clone())
+        {
+            self.due.insert((time.plus(age), channel.clone()));
+        }
+        if new.has_waste() {
+            self.wasteful.insert(channel.clone());
+        } else {
+            self.wasteful.remove(channel);
+        }
+    }
+
+    /// Some of the channels of whose lost records rows are left.
+    fn some_wasteful(&self) -> Vec<Channel> {
+        self.wasteful.iter().take(ROUND).cloned().collect()
+    }
+}
+
+impl Writer {
+    /// Works until the log is closed and everything is stored.
+    pub(crate) fn run(mut self) {
+        while let Some(jobs) = self.shared.queue.take(self.patience()) {
+            self.work(jobs);
+            self.sync_if_due();
+            self.mark_if_due();
+        }
+        self.finish();
+        self.shared.feed.close();
+    }
+
+    /// How long to wait for something to do.
+    fn patience(&self) -> Option<Duration> {
+        let sync = match (self.sync, self.upkeep.unsynced) {
+            (SyncPolicy::Every(every), Some(since)) => Some(every.saturating_sub(since.elapsed())),
+            _ => None,
+        };
+        let mark = self.upkeep.behind.then_some(MARK_AGE);
+        [sync, mark].into_iter().flatten().min()
+    }
+
+    fn work(&mut self, jobs: VecDeque<Job>) {
+        let mut group = Group::default();
+        for job in jobs {
+            match job {
+                Job::Append { batch, bytes, reply } => {
+                    if group.is_over_with(batch.len(), bytes) {
+                        self.store_group(std::mem::take(&mut group));
+                    }
+                    group.add(batch, bytes, reply);
+                    continue;
+                }
+                other => {
+                    self.store_group(std::mem::take(&mut group));
+                    match other {
+                        Job::Append { .. } => {}
+                        Job::Purge { channel, reply } => self.purge(channel, reply),
+                        Job::Delete { position, reply } => self.delete(position, reply),
+                        Job::Retain { now, reply } => {
+                            let more = self.retain(now);
+                            let _ = reply.send(more);
+                        }
+                    }
+                }
+            }
+        }
+        self.store_group(group);
+    }
+
+    /// Stores and announces some appends, and answers them.
+    fn store_group(&mut self, group: Group) {
+        if group.appends.is_empty() {
+            return;
+        }
+        match self.try_store_group(&group) {
+            Ok(positions) => {
+                for ((_, reply), positions) in group.appends.into_iter().zip(positions) {
+                    // Who no longer waits has dropped the other end.
+                    let _ = reply.send(Ok(positions));
+                }
+            }
+            Err(error) => {
+                for (_, reply) in group.appends {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Vec<Position>>, AppendError> {
+        let stored = group.records().filter(|record| record.event.store).count();
+        if stored == 0 {
+            let head = self.shared.catalog().head;
+            let items: Vec<TailItem> = group
+                .records()
+                .map(|NewRecord { time, event }| {
+                    TailItem::Ephemeral(Record { position: head, time: *time, event: event.clone() })
+                })
+                .collect();
+            // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
+            let _catalog = self.shared.catalog_mut();
+            self.shared.feed.announce(&items);
+            return Ok(group.appends.iter().map(|(batch, _)| vec![head; batch.len()]).collect());
+        }
+        if !self.has_room(group.bytes) {
+            return Err(AppendError::Full);
+        }
+        let mut items = Vec::new();
+        let mut positions = Vec::new();
+        let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
+        let mut pages = 4 + group.bytes as u64 / 4_000;
+        let changes = self.transact(|stage, upkeep| {
+            for (batch, _) in &group.appends {
+                let mut of_batch = Vec::with_capacity(batch.len());
+                for NewRecord { time, event } in batch {
+                    let position;
+                    if event.store {
+                        position = stage.push(*time, event)?;
+                        pages += event.to.channels().len() as u64 + 1;
+                        items.push(TailItem::Stored(Record { position, time: *time, event: event.clone() }));
+                    } else {
+                        position = stage.changes.head;
+                        items.push(TailItem::Ephemeral(Record {
+                            position,
+                            time: *time,
+                            event: event.clone(),
+                        }));
+                    }
+                    of_batch.push(position);
+                }
+                positions.push(of_batch);
+            }
+            // Twice as fast as records come, so that what retention removes never piles up.
+            if !upkeep.wasteful.is_empty() {
+                stage.sweep(&upkeep.some_wasteful(), 2 * stored + 16)?;
+            }
+            Ok(())
+        })?;
+        self.upkeep.pages += pages;
+        self.apply(changes, oldest, &items);
+        Ok(positions)
+    }
+
+    /// One transaction: either all of it is durable afterwards, or nothing is left of it.
+    fn transact(
+        &mut self,
+        steps: impl FnOnce(&mut Stage<'_>, &Upkeep) -> Result<(), StoreError>,
+    ) -> Result<Changes, AppendError> {
+        let shared = self.shared.clone();
+        let changes = self.store.begin().and_then(|()| {
+            let catalog = shared.catalog();
+            let mut stage = Stage::new(&self.store, &catalog, &self.retention, self.upkeep.dropped);
+            steps(&mut stage, &self.upkeep)?;
+            stage.finish()
+        });
+        let error = match changes {
+            Ok(changes) if changes.is_nothing(&shared.catalog()) => match self.store.roll_back() {
+                Ok(()) => return Ok(changes),
+                Err(error) => error,
+            },
+            Ok(changes) => match self.store.commit() {
+                Ok(()) => {
+                    self.committed();
+                    return Ok(changes);
+                }
+                // Only a write that found no space is known to have stored nothing. After a failed sync nobody knows
+                // what is on the disk, and asking again gets a wrong yes: the system has dropped the pages.
+                Err(error) if error.is_full() => error,
+                Err(error) => self.die("a commit failed", &error),
+            },
+            Err(error) => error,
+        };
+        if let Err(error) = self.store.roll_back() {
+            self.die("a failed transaction can't be taken back", &error);
+        }
+        if error.is_full() {
+            self.space.release();
+            self.set_full(true);
+        }
+        Err(error.into())
+    }
+
+    fn committed(&mut self) {
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        match self.sync {
+            SyncPolicy::Always => {
+                self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+            }
+            SyncPolicy::Every(_) => {
+                self.upkeep.unsynced.get_or_insert_with(Instant::now);
+            }
+            SyncPolicy::Never => {}
+        }
+        self.upkeep.behind = true;
+    }
+
+    /// Makes a committed transaction seen, and announces it in the same step.
+    fn apply(&mut self, changes: Changes, oldest: Timestamp, items: &[TailItem]) {
+        let mut catalog = self.shared.catalog_mut();
+        catalog.head = changes.head;
+        catalog.totals = changes.totals;
+        for (channel, state) in changes.channels {
+            self.upkeep.replace(&channel, catalog.get(&channel), Some(&state), oldest);
+            catalog.set(channel, state);
+        }
+        for channel in changes.forgotten {
+            self.upkeep.replace(&channel, catalog.get(&channel), None, oldest);
+            catalog.forget(&channel);
+        }
+        self.shared.feed.announce(items);
+        drop(catalog);
+        self.upkeep.dropped = changes.dropped;
+        if self.upkeep.pages >= CHECKPOINT_PAGES || self.upkeep.full {
+            self.checkpoint(false);
+        }
+    }
+
+    fn purge(&mut self, channel: Channel, reply: Removed) {
+        let mut purged = None;
+        let changes = self.transact(|stage, _| {
+            purged = stage.purge(&channel)?;
+            Ok(())
+        });
+        let _ = reply.send(changes.map(|changes| {
+            let items = purged.map(|(_, through)| Removal::Channel { channel, through });
+            self.upkeep.pages += 4;
+            self.apply(
+                changes,
+                Timestamp::default(),
+                &items.map(TailItem::Removed).into_iter().collect::<Vec<_>>(),
+            );
+            purged.map_or(0, |(records, _)| records)
+        }));
+    }
+
+    fn delete(&mut self, position: Position, reply: Removed) {
+        let mut deleted = false;
+        let changes = self.transact(|stage, _| {
+            deleted = stage.delete(position)?;
+            Ok(())
+        });
+        let _ = reply.send(changes.map(|changes| {
+            let item = TailItem::Removed(Removal::Record(position.sequence));
+            self.upkeep.pages += 8;
+            self.apply(
+                changes,
+                Timestamp::default(),
+                if deleted { std::slice::from_ref(&item) } else { &[] },
+            );
+            u64::from(deleted)
+        }));
+    }
+
+    /// One round of retention: a bounded number of records. Says whether there is more to do.
+    fn retain(&mut self, now: Timestamp) -> bool {
+        self.look_for_room();
+        let mut due = Vec::new();
+        while due.len() < ROUND
+            && let Some((time, _)) = self.upkeep.due.first()
+            && *time <= now
+            && let Some((_, channel)) = self.upkeep.due.pop_first()
+        {
+            self.upkeep.scheduled.remove(&channel);
+            due.push((channel, None));
+        }
+        let mut more = due.len() == ROUND;
+        let over = std::mem::take(&mut self.upkeep.over);
+        let mut still_over = Vec::new();
+        let total_over = self.upkeep.total_over;
+        let mut total_done = true;
+        let mut swept = 0;
+        let changes = self.transact(|stage, upkeep| {
+            for channel in &over {
+                if !stage.enforce_caps(channel, now)? {
+                    still_over.push(channel.clone());
+                }
+            }
+            for (channel, oldest) in &mut due {
+                *oldest = stage.enforce_age(channel, now)?;
+            }
+            total_done = stage.enforce_total_age(now)? && (!total_over || stage.enforce_total(now)?);
+            let mut wasteful = upkeep.some_wasteful();
+            wasteful.extend(
+                stage.changes.channels.keys().filter(|name| !upkeep.wasteful.contains(*name)).cloned(),
+            );
+            swept = stage.sweep(&wasteful, ROUND)?;
+            let surplus = upkeep.empty.len().saturating_sub(REMEMBERED).min(ROUND);
+            for (_, channel) in upkeep.empty.iter().take(surplus) {
+                stage.forget(channel)?;
+            }
+            Ok(())
+        });
+        match changes {
+            Ok(changes) => {
+                more |= !total_done || swept >= ROUND || !still_over.is_empty();
+                for (channel, oldest) in due {
+                    if let Some(oldest) = oldest {
+                        self.reschedule(channel, oldest);
+                    }
+                }
+                self.upkeep.over = still_over;
+                self.upkeep.total_over = total_over && !total_done;
+                self.upkeep.pages += 8 + swept as u64;
+                self.apply(changes, now, &[]);
+                more |= self.upkeep.empty.len() > REMEMBERED && swept > 0;
+                self.look_for_room();
+                more
+            }
+            Err(error) => {
+                // All of it again at the next call.
+                for (channel, _) in due {
+                    self.reschedule(channel, Timestamp::default());
+                }
+                self.upkeep.over = over;
+                if !self.upkeep.full {
+                    self.set_trouble(Some(format!("retention: {error}")));
+                }
+                false
+            }
+        }
+    }
+
+    fn reschedule(&mut self, channel: Channel, oldest: Timestamp) {
+        let age = self.shared.catalog().get(&channel).and_then(|state| state.caps.age);
+        if let Some(age) = age
+            && self.upkeep.scheduled.insert(channel.clone())
+        {
+            self.upkeep.due.insert((oldest.plus(age), channel));
+        }
+    }
+
+    // space
+
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let room = self.space.has_room(bytes as u64, || self.store.free_bytes().unwrap_or_default());
+        if room == self.upkeep.full {
+            self.set_full(!room);
+        }
+        room
+    }
+
+    /// Takes the reserve again if it was given away, and says that the disk is not full any more if it isn't.
+    fn look_for_room(&mut self) {
+        self.space.restore();
+        if self.upkeep.full {
+            self.has_room(0);
+        }
+    }
+
+    fn set_full(&mut self, full: bool) {
+        self.upkeep.full = full;
+        self.set_trouble(full.then(|| AppendError::Full.to_string()));
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    // durability
+
+    /// Copies the write-ahead log into the database, so that it begins anew.
+    fn checkpoint(&mut self, truncate: bool) {
+        match self.store.checkpoint(truncate) {
+            Ok(left) => {
+                self.upkeep.pages = u64::try_from(left).unwrap_or_default();
+                self.shared.syncs.fetch_add(2, Ordering::Relaxed);
+            }
+            // The write-ahead log stays as it is, and with it everything stored.
+            Err(error) if error.is_full() => self.set_full(true),
+            Err(error) if is_busy(&error) => {}
+            Err(error) => self.die("the write-ahead log can't be copied into the database", &error),
+        }
+    }
+
+    fn sync_if_due(&mut self) {
+        if let (SyncPolicy::Every(every), Some(since)) = (self.sync, self.upkeep.unsynced)
+            && since.elapsed() >= every
+        {
+            self.sync_now();
+        }
+    }
+
+    fn sync_now(&mut self) {
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        // Another descriptor of the same file: what is synced is the file. (On the database itself this would end
+        // SQLite's locks when it is closed; on the write-ahead log it has none.)
+        if let Err(error) = File::open(&self.wal).and_then(|wal| wal.sync_data()) {
+            self.die("the write-ahead log can't be synced", &error);
+        }
+        self.upkeep.unsynced = None;
+    }
+
+    fn mark_if_due(&mut self) {
+        if self.upkeep.behind && self.upkeep.marked.is_none_or(|at| at.elapsed() >= MARK_AGE) {
+            self.upkeep.marked = Some(Instant::now());
+            self.upkeep.behind = false;
+            let mark = self.mark_of(false);
+            // It only says how much was lost if something is; the epoch changes without it.
+            let _ = self.mark.note(mark);
+        }
+    }
+
+    fn mark_of(&self, clean: bool) -> Mark {
+        let catalog = self.shared.catalog();
+        let start = catalog.lineage.present().map_or(Sequence::START, |(_, start)| start);
+        Mark { head: catalog.head, start, clean }
+    }
+
+    /// The end of an orderly process: everything in the database, then the mark that says so.
+    fn finish(&mut self) {
+        if self.sync != SyncPolicy::Always {
+            self.sync_now();
+        }
+        self.checkpoint(true);
+        let mark = self.mark_of(true);
+        if let Err(error) = self.mark.store(mark) {
+            self.set_trouble(Some(format!(
+                "the next start begins a new epoch, as the mark can't be stored: {error}"
+            )));
+        }
+    }
+
+    /// Ends the process: what was answered is durable, what was not answered is not known, and the only way to know
+    /// is to read the disk again from the beginning.
+    fn die(&self, what: &str, error: &dyn std::fmt::Debug) -> ! {
+        (self.fatal)(&format!("{what}, so that it is not known what is stored: {error:?}"));
+        std::process::abort();
+    }
+}
+
+fn is_busy(error: &StoreError) -> bool {
+    matches!(error, StoreError::Sqlite(error) if matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    ))
+}
+
+/// Appends that are stored together.
+#[derive(Default)]
+struct Group {
+    appends: Vec<(Vec<NewRecord>, Appended)>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Group {
+    /// Whether it would be too much with one more batch. One batch alone is never split.
+    fn is_over_with(&self, records: usize, bytes: usize) -> bool {
+        !self.appends.is_empty()
+            && (self.records + records > GROUP_RECORDS || self.bytes + bytes > GROUP_BYTES)
+    }
+
+    fn add(&mut self, batch: Vec<NewRecord>, bytes: usize, reply: Appended) {
+        self.records += batch.len();
+        self.bytes += bytes;
+        self.appends.push((batch, reply));
+    }
+
+    fn records(&self) -> impl Iterator<Item = &NewRecord> {
+        self.appends.iter().flat_map(|(batch, _)| batch)
+    }
+}
