@@ -52,6 +52,9 @@ pub struct Event {
     pub event: String,
     /// The data: a text as it was published, anything else as compact JSON.
     pub data: String,
+    /// Whether the data was published as a text, for subscriptions with an envelope; without one it is not known, and
+    /// taken for a text.
+    pub is_text: bool,
     /// The channel through which it came, for subscriptions with [`Subscribe::envelope`](crate::Subscribe::envelope).
     pub channel: Option<String>,
     /// When it was published, in milliseconds since 1970, for subscriptions with an envelope.
@@ -170,15 +173,23 @@ impl Update {
 }
 
 fn plain(message: Message) -> Event {
-    Event { id: message.id, event: message.event, data: message.data, channel: None, time: None }
+    Event {
+        id: message.id,
+        event: message.event,
+        data: message.data,
+        is_text: true,
+        channel: None,
+        time: None,
+    }
 }
 
 fn unwrap(json: &str) -> Option<Event> {
     let envelope: Envelope<'_> = serde_json::from_str(json).ok()?;
     let data = envelope.data.get();
-    let data = if data.starts_with('"') { serde_json::from_str(data).ok()? } else { data.to_owned() };
+    let is_text = data.starts_with('"');
+    let data = if is_text { serde_json::from_str(data).ok()? } else { data.to_owned() };
     let Envelope { id, channel, event, time, .. } = envelope;
-    Some(Event { id, event, data, channel: Some(channel), time: Some(time) })
+    Some(Event { id, event, data, is_text, channel: Some(channel), time: Some(time) })
 }
 
 #[cfg(test)]
@@ -190,7 +201,14 @@ mod tests {
     }
 
     fn event(event: &str, data: &str) -> Event {
-        Event { id: "A".into(), event: event.into(), data: data.into(), channel: None, time: None }
+        Event {
+            id: "A".into(),
+            event: event.into(),
+            data: data.into(),
+            is_text: true,
+            channel: None,
+            time: None,
+        }
     }
 
     #[test]
@@ -214,7 +232,9 @@ mod tests {
     fn an_envelope_is_taken_off() {
         for (json, data) in [(r#""a\nb""#, "a\nb"), (r#"{"n":1.0e2}"#, r#"{"n":1.0e2}"#), ("null", "null")] {
             let text = format!(r#"{{"id":"A","channel":"c","event":"paid","data":{json},"time":17}}"#);
-            let expected = Event { channel: Some("c".into()), time: Some(17), ..event("paid", data) };
+            let is_text = json.starts_with('"');
+            let expected =
+                Event { is_text, channel: Some("c".into()), time: Some(17), ..event("paid", data) };
             assert_eq!(read("message", &text, true), Some(Update::Event(expected)));
             assert_eq!(read("message", &text, false), Some(Update::Event(event("message", &text))));
         }
