@@ -1,20 +1,27 @@
 //! What every request of one server shares.
 
 use std::fmt;
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tidings_hub::Hub;
 
 use crate::ServerConfig;
+use crate::auth::{Access, Cors};
 use crate::drain::Drain;
 use crate::limits::Limits;
+use crate::stream::WorkersHandle;
 
 /// The state of one running server, shared by its listeners, its workers and its HTTP handlers.
 pub struct App {
     /// Where events go and come from.
     pub(crate) hub: Hub,
+    /// Who may do what.
+    pub(crate) access: Access,
+    /// Which pages of other origins may read the answers.
+    pub(crate) cors: Cors,
     /// What the server was told.
     pub(crate) config: ServerConfig,
     /// When it started.
@@ -23,20 +30,39 @@ pub struct App {
     pub(crate) limits: Arc<Limits>,
     /// How far it is with stopping.
     pub(crate) drain: Drain,
+    /// Who has the streams, once the server serves some.
+    workers: OnceLock<WorkersHandle>,
     requests: Requests,
 }
 
 impl App {
     /// A server that starts now.
-    pub fn new(hub: Hub, config: ServerConfig) -> App {
+    pub fn new(hub: Hub, access: Access, cors: Cors, config: ServerConfig) -> App {
         App {
             limits: Limits::new(&config.limits),
             drain: Drain::new(),
+            workers: OnceLock::new(),
             hub,
+            access,
+            cors,
             config,
             started: Instant::now(),
             requests: Requests::default(),
         }
+    }
+
+    /// Starts the workers, unless they run.
+    pub(crate) fn start_workers(&self) -> io::Result<()> {
+        if self.workers.get().is_none() {
+            // Of two that start them at once, the second one's end again when they are dropped.
+            let _ = self.workers.set(WorkersHandle::start(&self.hub, &self.config)?);
+        }
+        Ok(())
+    }
+
+    /// Who has the streams. None before the first [`Server`](crate::Server) is made.
+    pub fn workers(&self) -> Option<&WorkersHandle> {
+        self.workers.get()
     }
 
     /// Whether it takes no new streams any more.

@@ -3,11 +3,56 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::App;
+
+/// How much of the time a drain spends on closing streams, in percent; the rest is for their last bytes.
+const CLOSING: u32 = 70;
+/// How many streams are closed in a second if there is time for that: as many reconnects as any node takes.
+const CLOSED_PER_SECOND: u32 = 1000;
+/// How often a drain looks whether it is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a drain left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Streams that were open when it began.
+    pub streams: usize,
+    /// Streams that were still open at its end.
+    pub streams_left: usize,
+    /// Other connections whose requests were not answered by then.
+    pub connections_left: usize,
+}
+
+impl App {
+    /// Stops the server within a time: no new streams, what runs is finished, streams are closed one after the other
+    /// with `tidings:drain`, and at last the listeners are closed. Done when nothing is left or the time is over.
+    ///
+    /// What was published is in the log's hands; close the hub after this.
+    pub async fn drain(&self, within: Duration) -> Drained {
+        let deadline = Instant::now() + within;
+        let streams = self.limits.open();
+        self.drain.begin();
+        if let Some(workers) = self.workers() {
+            let unhurried =
+                Duration::from_secs(1) * u32::try_from(streams).unwrap_or(u32::MAX) / CLOSED_PER_SECOND;
+            workers.drain(unhurried.min(within * CLOSING / 100));
+        }
+        while Instant::now() < deadline && (self.limits.open() > 0 || self.drain.connections() > 0) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.drain.end();
+        Drained { streams, streams_left: self.limits.open(), connections_left: self.drain.connections() }
+    }
+}
 
 /// How far a server is with stopping. Clones are of one server.
 #[derive(Debug, Clone)]
-pub struct Drain(Arc<Inner>);
+pub(crate) struct Drain(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -35,7 +80,7 @@ impl Drain {
     }
 
     /// Whether new streams are refused.
-    pub fn is_begun(&self) -> bool {
+    pub(crate) fn is_begun(&self) -> bool {
         self.0.begun.load(Ordering::Acquire)
     }
 

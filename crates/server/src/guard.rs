@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
@@ -24,6 +25,10 @@ use crate::{Problem, TimeoutsConfig};
 
 /// The buffer that a connection begins with, in bytes: a browser's usual head.
 const FIRST_BUFFER: usize = 4 * 1024;
+
+/// How long a new connection may take for its first byte while the server is stopping: who comes back is told to come
+/// again later, who only opened a socket for later use does not hold the stop up.
+const FIRST_IN_DRAIN: Duration = Duration::from_secs(1);
 
 /// How a connection goes on without hyper.
 #[derive(Debug)]
@@ -85,7 +90,9 @@ pub(crate) struct Guard<S> {
     /// Waits for those bytes.
     flushed: Option<Waker>,
     fault: BodyFault,
-    /// Once begun, no further request is waited for.
+    /// No request has come yet.
+    fresh: bool,
+    /// Once begun, no further request is waited for, and the first one not for long.
     drain: Drain,
 }
 
@@ -115,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             unflushed: false,
             flushed: None,
             fault: BodyFault::default(),
+            fresh: true,
             drain,
         }
     }
@@ -164,6 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             return Ok(None);
         }
         let head = self.routes.read(&self.buffer[self.start..self.end], &mut scanned)?;
+        self.fresh &= head.is_none();
         Ok(head.map(|head| match head.route {
             Route::Stream(parts) => State::Done(Verdict::Stream(parts)),
             Route::Http(rest) => State::Request { ready: head.len, rest },
@@ -173,7 +182,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     fn poll_more_of_head(&mut self, cx: &mut Context<'_>) -> Poll<State> {
         let begun = self.end > self.start;
         if !begun && self.drain.is_begun() {
-            return Poll::Ready(State::Done(Verdict::Over));
+            if !self.fresh {
+                return Poll::Ready(State::Done(Verdict::Over));
+            }
+            self.deadline = self.deadline.min(Instant::now() + FIRST_IN_DRAIN);
         }
         let scanned = self.end - self.start;
         match self.poll_fill(cx) {
@@ -363,7 +375,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::time::Duration;
 
     use http::{Request, Response};
     use http_body_util::BodyExt;
@@ -562,12 +573,20 @@ mod tests {
         assert_eq!(served.await.unwrap().fault, None);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_drain_ends_connections_between_requests() {
         let drain = Drain::new();
         drain.begin();
-        let (mut client, served) = serve(1000, drain);
+        let begin = Instant::now();
+        let (_client, served) = serve(1000, drain.clone());
         assert!(matches!(served.await.unwrap().verdict, Some(Verdict::Over)));
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(begin.elapsed().as_secs(), 1, "a first request is waited for a little");
+        let (mut client, served) = serve(1000, drain.clone());
+        client.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(matches!(served.await.unwrap().verdict, Some(Verdict::Over)));
+        assert_eq!(begin.elapsed().as_secs(), 1, "another one is not");
+        let (mut client, served) = serve(1000, drain);
+        client.write_all(STREAM.as_bytes()).await.unwrap();
+        assert!(matches!(served.await.unwrap().verdict, Some(Verdict::Stream(_))));
     }
 }

@@ -1,0 +1,237 @@
+//! Accepts connections and follows each to its end, or until it is a stream and a worker's.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::Service;
+
+use crate::guard::{BodyFault, Guard, Verdict};
+use crate::route::Routes;
+use crate::stream::head;
+use crate::{App, TimeoutsConfig, stream};
+
+/// What the kernel may hold of one connection that its client has not read: it doubles this for its own bookkeeping,
+/// so a client that stopped reading costs 256 KiB, not the 4 MiB that Linux would grow to.
+const SEND_BUFFER: usize = 128 << 10;
+/// When a silent peer is asked whether it is there, and how often after that: a dead one is found after 45 s.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_TRIES: u32 = 3;
+/// How long bytes may stay without the peer's word for them.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(45);
+/// How long accepting pauses when there are no descriptors or no memory left: long enough not to spin, short enough
+/// that nobody notices once there are some again.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// After an answer that ends a connection, how long and how much is still read: closing with bytes unread resets the
+/// connection, and the client may lose the answer (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Serves streams on the fast path and everything else with an axum router.
+#[derive(Clone)]
+pub struct Server {
+    app: Arc<App>,
+    router: Router,
+    routes: Routes,
+    timeouts: Arc<TimeoutsConfig>,
+}
+
+impl Server {
+    /// A server whose streams are at `GET /events` below the base path; the router gets all other requests, with the
+    /// client's address as [`ConnectInfo<SocketAddr>`].
+    ///
+    /// # Errors
+    /// When the workers can't be started.
+    pub fn new(app: Arc<App>, router: Router) -> io::Result<Server> {
+        app.start_workers()?;
+        let routes = Routes::new(&app.config.base_path, &app.config.limits);
+        let timeouts = Arc::new(app.config.timeouts.clone());
+        Ok(Server { app, router, routes, timeouts })
+    }
+
+    /// Accepts connections until the server has drained.
+    ///
+    /// # Errors
+    /// When the listener can't be set up.
+    pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        // On Linux, what is accepted inherits these.
+        set_up(&SockRef::from(&listener))?;
+        let drain = self.app.drain.clone();
+        let mut over = pin!(drain.over());
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut over => return Ok(()),
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    #[cfg(not(target_os = "linux"))]
+                    if set_up(&SockRef::from(&socket)).is_err() {
+                        continue;
+                    }
+                    tokio::spawn(self.clone().connection(socket, peer));
+                }
+                Err(error) if is_the_connections(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no connection can be accepted just now");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    /// A connection from its first byte to its last, or until it is a worker's.
+    async fn connection(self, socket: TcpStream, peer: SocketAddr) {
+        let open = self.app.drain.connection();
+        let mut guard =
+            Guard::new(socket, self.routes.clone(), self.timeouts.clone(), self.app.drain.clone());
+        let drain = &self.app.drain;
+        let first = tokio::select! {
+            biased;
+            first = guard.first() => first,
+            // The guard looks whether a drain has begun each time it is asked, so asking again is enough.
+            () = drain.begun() => guard.first().await,
+        };
+        let (socket, verdict) = match first {
+            Some(verdict) => (guard.into_inner(), Some(verdict)),
+            // Boxed, so that a connection that begins as a stream needs no memory for hyper.
+            None => match Box::pin(self.through_hyper(guard, peer)).await {
+                Some(mut guard) => {
+                    let verdict = guard.take_verdict();
+                    (guard.into_inner(), verdict)
+                }
+                None => return,
+            },
+        };
+        match verdict {
+            Some(Verdict::Over) => {}
+            Some(Verdict::Stream(parts)) => {
+                let Some(workers) = self.app.workers() else { return };
+                match stream::open(&self.app, workers, &parts, peer).await {
+                    Ok(admission) => {
+                        drop(open);
+                        admission.hand_over(socket);
+                    }
+                    Err(answer) => send_last(socket, &answer).await,
+                }
+            }
+            Some(Verdict::Refuse(problem)) => {
+                tracing::debug!(%peer, status = problem.status().as_u16(), reason = problem.detail(), "refused");
+                send_last(socket, &head::last(&problem.response(&self.app.request_id()))).await;
+            }
+            // hyper has answered and wants no more: `Connection: close`, or a body that nobody read.
+            None => send_last(socket, &[]).await,
+        }
+    }
+
+    /// Lets hyper serve requests until the guard says otherwise. `None` when the connection broke.
+    async fn through_hyper(&self, guard: Guard<TcpStream>, peer: SocketAddr) -> Option<Guard<TcpStream>> {
+        let service = Http { server: self, peer, fault: guard.fault() };
+        let mut connection = pin!(
+            hyper::server::conn::http1::Builder::new()
+                // The guard has limits of its own, and its end of file means "answer, then give the socket back".
+                .half_close(true)
+                .header_read_timeout(None)
+                .max_headers(self.app.config.limits.headers)
+                .serve_connection(guard, service)
+                .without_shutdown()
+        );
+        let drain = &self.app.drain;
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = drain.begun() => connection.await,
+        };
+        match served {
+            Ok(parts) => Some(parts.io),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "connection broke");
+                None
+            }
+        }
+    }
+}
+
+/// The router as hyper calls it.
+struct Http<'a> {
+    server: &'a Server,
+    peer: SocketAddr,
+    fault: BodyFault,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Http<'_> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let answer = self.server.router.clone().call(request);
+        let fault = self.fault.clone();
+        let app = self.server.app.clone();
+        Box::pin(async move {
+            let mut response = answer.await?;
+            if let Some(problem) = fault.problem() {
+                response = problem.response(&app.request_id());
+            }
+            if app.drain.is_begun() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
+    }
+}
+
+fn set_up(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_TRIES))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
+/// Whether only the one connection failed that was to be accepted, and the next may be tried at once.
+fn is_the_connections(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Sends the last bytes of a connection so that the client can read them, then closes it.
+async fn send_last(mut socket: TcpStream, bytes: &[u8]) {
+    let closed = async {
+        socket.write_all(bytes).await?;
+        socket.shutdown().await?;
+        let mut scratch = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match socket.read(&mut scratch).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whoever does not read within this time does not want to.
+    let _ = tokio::time::timeout(LINGER, closed).await;
+}

@@ -1,0 +1,12 @@
+//! Streams over HTTP/1.1: from a request to a socket on a worker, and on it to the end.
+
+mod conn;
+pub(crate) mod head;
+mod open;
+mod sweep;
+mod timers;
+mod worker;
+
+pub use conn::{CloseReason, ConnectionFilter, ConnectionInfo};
+pub(crate) use open::open;
+pub use worker::{StreamStats, WorkerStats, WorkersHandle};

@@ -1,0 +1,230 @@
+//! From a subscribe request to a stream that a worker can take.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use serde_json::json;
+use tidings_hub::log::{Durability, ReadError};
+use tidings_hub::{Opening, Resume, Start, Timestamp};
+use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
+use tokio::net::TcpStream;
+
+use super::conn::About;
+use super::head;
+use super::worker::{NewStream, WorkersHandle};
+use crate::auth::Identity;
+use crate::subscribe::{ControlLevel, SubscribeRequest, subscribe_request};
+use crate::{App, Problem, accept};
+
+/// How long who found no place waits at least before it comes back, and how long at most, as multiples of `retry`.
+const COME_BACK: (u32, u32) = (1, 3);
+
+/// A stream that lacks only its socket.
+#[derive(Debug)]
+pub(crate) struct Admission<'a> {
+    workers: &'a WorkersHandle,
+    stream: NewStream,
+}
+
+impl Admission<'_> {
+    /// Gives the stream's socket to its worker.
+    pub(crate) fn hand_over(self, socket: TcpStream) {
+        // An error says that the socket is gone, and with it who would be told.
+        if let Ok(socket) = socket.into_std() {
+            self.workers.admit(self.stream, socket);
+        }
+    }
+}
+
+/// Decides about a subscribe request.
+///
+/// # Errors
+/// The bytes of the answer, after which the connection is closed.
+pub(crate) async fn open<'a>(
+    app: &'a App,
+    workers: &'a WorkersHandle,
+    parts: &Parts,
+    peer: SocketAddr,
+) -> Result<Admission<'a>, Vec<u8>> {
+    let mut cors = HeaderMap::new();
+    app.cors.apply(parts, &mut cors);
+    let answer = Answer { app, parts, framing: head::framing(parts.version), cors };
+    match answer.admit(workers, peer).await {
+        Ok(stream) => Ok(Admission { workers, stream }),
+        Err(Refusal::Problem(problem)) => {
+            let mut response = problem.response::<String>(&app.request_id());
+            tracing::debug!(%peer, status = response.status().as_u16(), reason = problem.detail(), "no stream");
+            response.headers_mut().extend(answer.cors);
+            Err(head::last(&response))
+        }
+        Err(Refusal::ComeBack(bytes)) => Err(bytes),
+    }
+}
+
+enum Refusal {
+    Problem(Problem),
+    /// The whole answer.
+    ComeBack(Vec<u8>),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Refusal {
+        Refusal::Problem(problem)
+    }
+}
+
+/// What the answer to one request is made of.
+struct Answer<'a> {
+    app: &'a App,
+    parts: &'a Parts,
+    framing: Framing,
+    cors: HeaderMap,
+}
+
+impl Answer<'_> {
+    async fn admit(&self, workers: &WorkersHandle, peer: SocketAddr) -> Result<NewStream, Refusal> {
+        let now = Timestamp::now();
+        let identity = self.app.access.identify(self.parts, peer, now).await?;
+        let request = subscribe_request(self.parts, &identity, &self.app.config.limits)?;
+        if self.app.is_draining() {
+            return Err(self.come_back(&request, &Control::Drain, "the server is stopping; try again"));
+        }
+        let permit = match self.app.limits.admit(identity.user.clone(), peer.ip()) {
+            Ok(permit) => permit,
+            Err(limit) => {
+                let detail = match limit {
+                    crate::OverLimit::Connections => {
+                        "the server has as many streams as it may; try again later"
+                    }
+                    crate::OverLimit::User => "this user has as many streams as allowed; close one",
+                    crate::OverLimit::Address => "this address has as many streams as allowed; close one",
+                };
+                return Err(self.come_back(&request, &Control::Overloaded, detail));
+            }
+        };
+        let resume = self.resume(&request, now).await.map_err(unreadable)?;
+        if let (true, Some(reason)) = (request.only, resume.gap()) {
+            return Err(gone(reason).into());
+        }
+        let (seat, id) = workers.seat();
+        let about = About {
+            id,
+            address: peer,
+            channels: request.asked.clone().into(),
+            control: request.control,
+            permit,
+            seat,
+        };
+        let token = identity.expires.map(|expires| expires.since(now));
+        Ok(NewStream { opening: self.opening(request, identity, resume, id), about, token })
+    }
+
+    fn opening(
+        &self,
+        request: SubscribeRequest,
+        identity: Identity,
+        resume: Resume,
+        connection: ConnectionId,
+    ) -> Opening {
+        let said = match request.control {
+            ControlLevel::None | ControlLevel::Gaps => None,
+            ControlLevel::Default | ControlLevel::All => Some(
+                json!({
+                    "connection": connection.to_string(),
+                    "user": identity.user.as_ref().map(|user| user.as_str()),
+                    "channels": request.asked.iter().map(|channel| channel.as_str()).collect::<Vec<_>>(),
+                })
+                .to_string(),
+            ),
+        };
+        let retry = jittered(self.app.config.retry);
+        Opening {
+            views: request.views,
+            resume,
+            head: head::opening(self.framing, &self.cors, request.padding, retry),
+            open: said,
+            framing: self.framing,
+            envelope: request.envelope,
+            user: identity.user,
+            client: request.client,
+            connection: Some(connection),
+        }
+    }
+
+    /// Where the stream begins. A log in memory is asked at once; another may read a disk, which no thread that others
+    /// wait for does.
+    async fn resume(&self, request: &SubscribeRequest, now: Timestamp) -> Result<Resume, ReadError> {
+        let hub = &self.app.hub;
+        if request.start == Start::Now || hub.log().durability() == Durability::Memory {
+            return hub.resume(&request.views, &request.start, now);
+        }
+        let (hub, views, start) = (hub.clone(), request.views.clone(), request.start.clone());
+        tokio::task::spawn_blocking(move || hub.resume(&views, &start, now))
+            .await
+            .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
+    }
+
+    /// The answer to who is to come back.
+    fn come_back(&self, request: &SubscribeRequest, control: &Control<'_>, detail: &'static str) -> Refusal {
+        let retry = spread(self.app.config.retry, COME_BACK);
+        if accept::names_event_stream(&self.parts.headers) {
+            let id = self.cursor(&request.start);
+            return Refusal::ComeBack(head::come_back(self.framing, &self.cors, control, retry, id.as_ref()));
+        }
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let kind = control.event_type().trim_start_matches("tidings:");
+        let problem = Problem::new(status, kind, "No place for another stream now", detail);
+        problem.header(RETRY_AFTER, HeaderValue::from(retry.div_ceil(1000))).into()
+    }
+
+    /// What a client that has no stream comes back with, so that it misses nothing meanwhile: its own place; for a
+    /// newcomer the present one. Never its own words: what is no cursor is the cursor of the place that nobody knows.
+    fn cursor(&self, start: &Start) -> Option<Cursor> {
+        let (hub, key) = (&self.app.hub, self.app.hub.key());
+        let position = match start {
+            Start::Now => hub.log().head(),
+            Start::Earliest => Position { sequence: Sequence::START, ..hub.log().head() },
+            // With a cursor it would not get its history; without one it asks for it again.
+            Start::History(_) => return None,
+            Start::Cursor(text) => key.open(text).unwrap_or(Position::UNKNOWN),
+        };
+        Some(key.seal(position))
+    }
+}
+
+fn unreadable(error: ReadError) -> Problem {
+    tracing::error!(%error, "the log can't be read for a new stream");
+    let detail = "the log can't be read just now; try again";
+    let problem =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log_failed", "The log can't be read", detail);
+    problem.header(RETRY_AFTER, HeaderValue::from_static("3"))
+}
+
+/// RFC 9110, 15.5.11: what was asked for is not there any more.
+fn gone(reason: GapReason) -> Problem {
+    let detail = format!("what comes after this last event id can't be told without a gap ({reason})");
+    Problem::new(StatusCode::GONE, "gap", "Events would be missing", detail)
+}
+
+/// A tenth more or less, in milliseconds: clients that were cut off together do not come back together.
+fn jittered(retry: Duration) -> u32 {
+    let retry = u32::try_from(retry.as_millis()).unwrap_or(u32::MAX);
+    let tenth = retry / 10;
+    retry - tenth + random_below(tenth * 2 + 1)
+}
+
+/// Something between two multiples of a duration, in milliseconds.
+pub(crate) fn spread(retry: Duration, (least, most): (u32, u32)) -> u32 {
+    let retry = u32::try_from(retry.as_millis()).unwrap_or(u32::MAX);
+    let least = retry.saturating_mul(least);
+    least.saturating_add(random_below(retry.saturating_mul(most).saturating_sub(least)))
+}
+
+fn random_below(end: u32) -> u32 {
+    // Without randomness there is no jitter, which is no reason to refuse anybody.
+    let random = getrandom::u32().unwrap_or_default();
+    u32::try_from(u64::from(random) * u64::from(end) >> 32).unwrap_or_default()
+}
