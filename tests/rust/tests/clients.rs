@@ -147,7 +147,7 @@ async fn cut_beginnings(hub: &Hub, kind: Kind, lane: usize) {
     let mut reader = Reader::open(kind, proxy.port(), hub.token(), &published.channel);
     reader.opened(1).await;
     let length = proxy.passed();
-    assert!((300..1000).contains(&length), "a head and first block of {length} bytes");
+    assert!((200..1000).contains(&length), "a head and first block of {length} bytes");
 
     let mut cuts = 0;
     for (bytes, ending) in positions(length, lane) {
