@@ -51,3 +51,14 @@ run_real_clients() {
   # A test that hangs is a failure too.
   (cd tests/e2e && timeout "${TIDINGS_E2E_SECONDS:-1200}" npm test --silent)
 }
+
+# Other people's Rust clients are a workspace of their own, built into the same place.
+check_rust_clients() {
+  local manifest=tests/rust/Cargo.toml
+  # Tests run in the folder of their package.
+  export CARGO_TARGET_DIR=$target TIDINGS_BIN=$(realpath "$TIDINGS_BIN")
+  cargo fmt --manifest-path "$manifest" --check \
+    && cargo deny --manifest-path "$manifest" --config deny.toml check bans licenses sources \
+    && cargo clippy --locked --manifest-path "$manifest" --all-targets --release -- -D warnings \
+    && cargo test --locked --manifest-path "$manifest" --release
+}
