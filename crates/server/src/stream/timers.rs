@@ -224,17 +224,17 @@ mod tests {
         }
         assert_eq!(wheel.arm(Tick(0), key(4)), Tick(1), "what is over comes next");
         assert_eq!(wheel.arm(Tick::NEVER, key(5)), Tick(255), "what is out of reach comes as late as can be");
-        let mut at = |now: u32| {
+        let mut check = |now: u32, slots: &[u32]| {
             let mut due = Vec::new();
             wheel.expire(Tick(now), &mut due);
-            due.iter().map(|key| key.slot).collect::<Vec<_>>()
+            assert_eq!(due.iter().map(|key| key.slot).collect::<Vec<_>>(), slots, "at {now}");
         };
-        assert_eq!(at(0), []);
-        assert_eq!(at(1), [0, 4]);
-        assert_eq!(at(1), []);
-        assert_eq!(at(2), []);
-        assert_eq!(at(254), [1, 2]);
-        assert_eq!(at(255), [3, 5]);
+        check(0, &[]);
+        check(1, &[0, 4]);
+        check(1, &[]);
+        check(2, &[]);
+        check(254, &[1, 2]);
+        check(255, &[3, 5]);
     }
 
     #[test]
