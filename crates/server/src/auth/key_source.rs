@@ -9,6 +9,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use super::Secret;
 use super::jwk_set::{self, BadJwks};
 use super::jwt::VerifyingKey;
+use super::origin::is_local_authority;
 
 /// One `[[auth.key]]`.
 #[derive(Debug, Clone)]
@@ -99,9 +100,7 @@ pub enum BadKey {
         bad: BadJwks,
     },
     /// The URL can't be used.
-    #[error(
-        "jwks_url has to begin with https:// (or http:// for this machine), and have no user or password"
-    )]
+    #[error("jwks_url has to be a URL that begins with https:// (or http://), without a user or password")]
     Url,
 }
 
@@ -231,13 +230,13 @@ fn jwks(path: &Path, text: &str, terms: &KeyTerms) -> Result<Keys, BadKey> {
     keys.map(Keys::Fixed).map_err(|bad| BadKey::Jwks { path: path.to_owned(), bad })
 }
 
+/// Over plain HTTP whoever is in between could put a key of their own into the set. Inside a cluster that is the
+/// operator's decision, but one to be seen.
 fn is_fetchable(url: &str) -> bool {
     let Ok(url) = url.parse::<http::Uri>() else { return false };
     let Some(authority) = url.authority() else { return false };
-    let secure = match url.scheme_str() {
-        Some("https") => true,
-        Some("http") => super::origin::is_local_authority(authority.as_str()),
-        _ => false,
-    };
-    secure && !authority.as_str().contains('@')
+    if url.scheme_str() == Some("http") && !is_local_authority(authority.as_str()) {
+        tracing::warn!(%url, "keys that are fetched without https can be exchanged on the way");
+    }
+    matches!(url.scheme_str(), Some("https" | "http")) && !authority.as_str().contains('@')
 }

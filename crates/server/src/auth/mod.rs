@@ -302,7 +302,8 @@ impl Access {
     ) -> Result<Identity, Problem> {
         let refused = |error: TokenError| invalid_token(error.to_string());
         let version = self.keys_version.load(Ordering::Acquire);
-        let verified = match self.verified.get(&hash, version) {
+        let known = self.verified.get(&hash, version).filter(|known| self.still_counts(known, now));
+        let verified = match known {
             Some(verified) => verified,
             None => {
                 let verified = self.verify(text.expose(), now).await?;
@@ -313,6 +314,11 @@ impl Access {
         };
         self.clock.check(&verified.lifetime, now).map_err(refused)?;
         Ok(verified.identity)
+    }
+
+    /// Keys that are fetched may have been withdrawn since; those that are configured stay.
+    fn still_counts(&self, known: &Verified, now: Timestamp) -> bool {
+        self.remote.is_empty() || (known.at <= now && now.since(known.at) < remote_keys::MAX_AGE)
     }
 
     /// Who a token says it is, its signature and its issuer being right; not whether it is in force now.
@@ -332,7 +338,7 @@ impl Access {
         let grants = own.and(self.grants.resolve(user.as_ref())).and(public);
         let expires = claims.lifetime.expires.map(|end| end.plus(self.clock.leeway));
         let identity = Identity::token(user, claims.granted.admin, expires, claims.granted.info, grants);
-        Ok(Verified { identity, lifetime: claims.lifetime })
+        Ok(Verified { identity, lifetime: claims.lifetime, at: now })
     }
 
     /// The claims of a token that the keys at hand did not let pass.

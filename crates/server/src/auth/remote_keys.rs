@@ -9,9 +9,10 @@ use tokio::sync::Mutex;
 use super::jwk_set::{self, BadJwks};
 use super::jwt::{Token, VerifyingKey};
 use super::key_source::KeyTerms;
+use super::verified::{TokenHash, hash};
 
 /// How long a set is used before it is fetched again: a key that was withdrawn is refused after that.
-const MAX_AGE: Duration = Duration::from_secs(600);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
 /// The least time between two fetches, whatever key ids the tokens name.
 const BETWEEN_FETCHES: Duration = Duration::from_secs(10);
 /// What one fetch may take.
@@ -35,6 +36,8 @@ pub(super) struct RemoteKeys {
 struct Fetched {
     keys: Arc<[VerifyingKey]>,
     at: Option<Timestamp>,
+    /// Of the answer's bytes: whether the next one says anything else.
+    hash: Option<TokenHash>,
 }
 
 #[derive(Clone, Copy)]
@@ -82,7 +85,13 @@ impl RemoteKeys {
         if is_fresh(&known, now) && token.has_key_among(&known.keys) {
             return Ok((known.keys, false));
         }
-        let mut attempt = self.attempt.lock().await;
+        let mut attempt = if token.has_key_among(&known.keys) {
+            // Old keys are good enough while another request fetches new ones.
+            let Ok(attempt) = self.attempt.try_lock() else { return Ok((known.keys, false)) };
+            attempt
+        } else {
+            self.attempt.lock().await
+        };
         // Another request may have fetched them while this one waited.
         let known = self.current();
         if is_fresh(&known, now) && token.has_key_among(&known.keys) {
@@ -105,11 +114,12 @@ impl RemoteKeys {
         // Kept first: a request that is given up while it fetches must not let the next one fetch at once.
         *attempt = Some(Attempt { at: now, succeeded: false });
         match self.fetch().await {
-            Ok(keys) => {
+            Ok((keys, hash)) => {
                 *attempt = Some(Attempt { at: now, succeeded: true });
-                let fetched = Fetched { keys: keys.into(), at: Some(now) };
-                *self.set.write().unwrap_or_else(PoisonError::into_inner) = fetched;
-                true
+                let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
+                let renewed = set.hash != Some(hash);
+                *set = Fetched { keys: keys.into(), at: Some(now), hash: Some(hash) };
+                renewed
             }
             Err(error) => {
                 tracing::warn!(url = %self.url, "can't fetch the keys that tokens are verified with: {error}");
@@ -118,7 +128,7 @@ impl RemoteKeys {
         }
     }
 
-    async fn fetch(&self) -> Result<Vec<VerifyingKey>, FetchError> {
+    async fn fetch(&self) -> Result<(Vec<VerifyingKey>, TokenHash), FetchError> {
         let mut response = self.client.get(&self.url).header("accept", "application/json").send().await?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(FetchError::Status(response.status().as_u16()));
@@ -130,7 +140,7 @@ impl RemoteKeys {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(jwk_set::read(&body, &self.terms, jwk_set::Shared::Ignored)?)
+        Ok((jwk_set::read(&body, &self.terms, jwk_set::Shared::Ignored)?, hash(&body)))
     }
 
     fn current(&self) -> Fetched {
@@ -138,6 +148,7 @@ impl RemoteKeys {
     }
 }
 
+/// A set from a future that the clock was set back from is not fresh.
 fn is_fresh(fetched: &Fetched, now: Timestamp) -> bool {
-    fetched.at.is_some_and(|at| now.since(at) < MAX_AGE)
+    fetched.at.is_some_and(|at| at <= now && now.since(at) < MAX_AGE)
 }

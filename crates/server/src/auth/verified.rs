@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
+use tidings_hub::Timestamp;
 
 use super::claims::Lifetime;
 use super::identity::Identity;
@@ -13,14 +14,16 @@ use super::identity::Identity;
 pub(super) struct Verified {
     pub(super) identity: Identity,
     pub(super) lifetime: Lifetime,
+    /// When the signature was checked.
+    pub(super) at: Timestamp,
 }
 
 /// A token's SHA-256: the token itself is not kept.
 pub(super) type TokenHash = [u8; 32];
 
 /// The hash of a token or key.
-pub(super) fn hash(text: &str) -> TokenHash {
-    Sha256::digest(text.as_bytes()).into()
+pub(super) fn hash(text: impl AsRef<[u8]>) -> TokenHash {
+    Sha256::digest(text).into()
 }
 
 /// How many tokens a generation holds; at a few hundred bytes each, some megabytes in all.
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     fn verified() -> Verified {
-        Verified { identity: Identity::dev(), lifetime: Lifetime::default() }
+        Verified { identity: Identity::dev(), lifetime: Lifetime::default(), at: Timestamp(0) }
     }
 
     #[test]
@@ -89,7 +92,7 @@ mod tests {
         tokens.insert(hash("used"), verified(), 1);
         tokens.insert(hash("unused"), verified(), 1);
         for n in 0..5 * GENERATION {
-            tokens.insert(hash(&n.to_string()), verified(), 1);
+            tokens.insert(hash(n.to_string()), verified(), 1);
             if n % 1000 == 0 {
                 assert!(tokens.get(&hash("used"), 1).is_some(), "{n}");
             }
