@@ -7,12 +7,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tidings_hub::Hub;
+use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
 use crate::auth::{Access, Cors};
 use crate::drain::Drain;
 use crate::limits::Limits;
 use crate::stream::WorkersHandle;
+
+/// How many requests read the log at once: enough to keep a disk busy, few enough that their pages fit in memory.
+const READS: usize = 8;
 
 /// The state of one running server, shared by its listeners, its workers and its HTTP handlers.
 pub struct App {
@@ -32,6 +36,8 @@ pub struct App {
     pub(crate) drain: Drain,
     /// Who has the streams, once the server serves some.
     workers: OnceLock<WorkersHandle>,
+    /// How many requests read the log at once.
+    pub(crate) reads: Arc<Semaphore>,
     requests: Requests,
 }
 
@@ -46,6 +52,7 @@ impl App {
             access,
             cors,
             config,
+            reads: Arc::new(Semaphore::new(READS)),
             started: Instant::now(),
             requests: Requests::default(),
         }

@@ -7,6 +7,7 @@ mod chunked;
 mod config;
 mod drain;
 mod guard;
+mod http;
 mod json;
 mod limits;
 mod listener;
@@ -17,6 +18,7 @@ mod route;
 mod stream;
 mod subscribe;
 
+pub use self::http::{Peer, Side, router};
 pub use app::App;
 pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
 pub use drain::Drained;

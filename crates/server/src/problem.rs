@@ -45,6 +45,22 @@ impl Problem {
         Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", "Not implemented yet", detail)
     }
 
+    /// 500 `internal`: a mistake of the server's own, which its log tells more of.
+    pub fn internal(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something is wrong with the server",
+            detail,
+        )
+    }
+
+    /// The same about one part of what was sent (`line 7`).
+    #[must_use]
+    pub fn at(self, place: impl std::fmt::Display) -> Problem {
+        Problem { detail: format!("{place}: {}", self.detail).into(), ..self }
+    }
+
     /// The same with a header in the answer (`Allow`, `Retry-After`, `WWW-Authenticate`).
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {

@@ -1,0 +1,19 @@
+//! Answers that are no problems.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+
+/// 200 with JSON, for this caller and this moment.
+pub(super) fn json(document: impl Into<Bytes>) -> Response<Body> {
+    content("application/json", document)
+}
+
+/// 200 with anything else, not to be kept either.
+pub(super) fn content(content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(content.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

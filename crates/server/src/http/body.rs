@@ -1,0 +1,90 @@
+//! The body of a request, read within its limits of size and time.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+
+use crate::Problem;
+
+/// 413 `too_large`.
+pub(super) fn too_large(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
+}
+
+/// Refuses a body whose length says that it is too large, before any of it is read: who sent
+/// `Expect: 100-continue` is never told to go on.
+pub(super) fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), Problem> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > u64::try_from(limit).unwrap_or(u64::MAX) => {
+            Err(too_large(format!("a body may have {limit} bytes, this one has {length}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a whole body of at most `limit` bytes, of which a next piece comes within `idle`.
+pub(super) async fn whole(body: Body, limit: usize, idle: Duration) -> Result<Bytes, Problem> {
+    let mut pieces = Pieces { body, idle };
+    let Some(first) = pieces.next().await? else { return Ok(Bytes::new()) };
+    // Nearly every body is one piece, which is not copied.
+    let mut rest = match pieces.next().await? {
+        None if first.len() <= limit => return Ok(first),
+        rest => rest,
+    };
+    let mut whole = BytesMut::from(first);
+    loop {
+        if whole.len() + rest.as_ref().map_or(0, Bytes::len) > limit {
+            return Err(too_large(format!("a body may have {limit} bytes")));
+        }
+        let Some(piece) = rest else { return Ok(whole.freeze()) };
+        whole.extend_from_slice(&piece);
+        rest = pieces.next().await?;
+    }
+}
+
+/// A body piece by piece, as it arrives.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    pub(super) body: Body,
+    /// How long a piece may take.
+    pub(super) idle: Duration,
+}
+
+impl Pieces {
+    /// The next piece; `None` after the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            // When the last byte has come with its length announced, there is nothing to wait for.
+            if self.body.is_end_stream() {
+                return Ok(None);
+            }
+            let frame = match tokio::time::timeout(self.idle, self.body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) => {
+                    return Err(Problem::bad_request("the body ended before its end, or is not well framed"));
+                }
+                Err(_) => {
+                    return Err(Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "too_slow",
+                        "The request came too slowly",
+                        format!("no byte of the body came for {} s", self.idle.as_secs()),
+                    ));
+                }
+            };
+            // Trailers say nothing that is read here.
+            if let Ok(piece) = frame.into_data()
+                && !piece.is_empty()
+            {
+                return Ok(Some(piece));
+            }
+        }
+    }
+}

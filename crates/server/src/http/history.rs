@@ -1,0 +1,228 @@
+//! `GET` and `DELETE /history`.
+
+use axum::body::Body;
+use http::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tidings_hub::log::{Located, Order, Page, ReadLimit, Record, Selection};
+use tidings_hub::{Hub, Timestamp, View, Who};
+use tidings_wire::{Channel, CursorKey, Data, Epoch, GapReason, Pattern, Position, Sequence};
+
+use super::parameters::{Parameters, shown};
+use super::{Call, answer, log};
+use crate::Problem;
+
+/// How many events one answer has if nothing is said.
+const EVENTS: usize = 100;
+/// How many events one answer may have.
+const MOST_EVENTS: usize = 1000;
+/// How many bytes of data one answer has, unless one event has more.
+const MOST_BYTES: usize = 8 << 20;
+
+/// What is asked for.
+struct Asked {
+    views: Vec<View>,
+    after: Option<String>,
+    until: Option<String>,
+    events: usize,
+    order: Order,
+    who: Who,
+}
+
+/// `GET /history`
+pub(super) async fn read(call: Call) -> Result<Response<Body>, Problem> {
+    let asked = Asked::read(&call).await?;
+    let answer = log::read(&call.app, move |hub| asked.find(hub, Timestamp::now())).await?;
+    Ok(answer::json(answer))
+}
+
+impl Asked {
+    async fn read(call: &Call) -> Result<Asked, Problem> {
+        let known = ["channel", "after", "until", "limit", "order", "client"];
+        let parameters = Parameters::read(call.parts.uri.query(), &known)?;
+        let identity = call.identify().await?;
+        let mut views = Vec::new();
+        for text in parameters.all("channel") {
+            if views.len() == call.app.config.limits.channels {
+                return Err(Problem::bad_request(format!("{} channels may be asked for", views.len())));
+            }
+            let pattern: Pattern = text
+                .parse()
+                .map_err(|bad| Problem::bad_request(format!("\"channel\" {:?}: {bad}", shown(text))))?;
+            identity.require_subscribe(&pattern)?;
+            views.push(View::from(pattern));
+        }
+        if views.is_empty() {
+            return Err(Problem::bad_request("say which \"channel\""));
+        }
+        let order = match parameters.one("order")? {
+            None | Some("asc") => Order::Oldest,
+            Some("desc") => Order::Newest,
+            Some(_) => return Err(Problem::bad_request("\"order\" is to be asc or desc")),
+        };
+        let cursor =
+            |name| Ok::<_, Problem>(parameters.one(name)?.filter(|text| !text.is_empty()).map(str::to_owned));
+        Ok(Asked {
+            views,
+            after: cursor("after")?,
+            until: cursor("until")?,
+            events: parameters.count("limit", EVENTS, MOST_EVENTS)?,
+            order,
+            who: Who { user: identity.user, client: parameters.parsed("client")?, connection: None },
+        })
+    }
+
+    /// The answer's document.
+    fn find(self, hub: &Hub, now: Timestamp) -> Result<String, Problem> {
+        let (log, key) = (hub.log(), hub.key());
+        let head = log.head();
+        let (after, mut gap) = match &self.after {
+            None => (Sequence::START, None),
+            Some(text) => begin(hub, text),
+        };
+        let through = match &self.until {
+            None => head.sequence,
+            Some(text) => end(hub, text)?,
+        };
+        let selections: Vec<_> =
+            self.views.iter().map(|view| Selection { view: view.clone(), after }).collect();
+        let limit = ReadLimit { through, records: self.events, bytes: MOST_BYTES };
+        let page = log.read(&selections, self.order, limit, now).map_err(|error| log::not_read(&error))?;
+        if self.after.is_some() && gap.is_none() && page.floor > after {
+            gap = Some(GapReason::Expired);
+        }
+        let seal = |sequence| seal(key, head.epoch, sequence);
+        let (looked, next) = match self.order {
+            Order::Oldest => (page.through, (page.through < through).then_some(page.through)),
+            // Whatever page of them this is: all that is older than the newest one was not looked at for a stream.
+            Order::Newest => {
+                let next = page.through.0.checked_sub(1).map(Sequence).filter(|next| *next > after);
+                (through.min(head.sequence), next)
+            }
+        };
+        let answer = Answer {
+            gap: gap.map(|reason| Gap {
+                reason: reason.as_str(),
+                from: self.after.filter(|text| key.open(text).is_ok()),
+                to: seal(after.max(page.floor)),
+            }),
+            events: events(&page, &self.views, &self.who, key),
+            last_event_id: seal(looked),
+            next: next.map(seal),
+        };
+        serde_json::to_string(&answer).map_err(|error| Problem::internal(error.to_string()))
+    }
+}
+
+/// Where a page begins that comes after a cursor. A cursor that says nothing here is told as a gap, before all that is
+/// kept.
+fn begin(hub: &Hub, text: &str) -> (Sequence, Option<GapReason>) {
+    match hub.key().open(text).map(|position| hub.log().locate(position)) {
+        Ok(Located::Here(after)) => (after, None),
+        Ok(Located::PastFork(fork)) => (fork, Some(GapReason::Epoch)),
+        Ok(Located::Unknown) => (Sequence::START, Some(GapReason::Epoch)),
+        Ok(Located::Ahead) | Err(_) => (Sequence::START, Some(GapReason::Unknown)),
+    }
+}
+
+/// The newest record of a page that goes until a cursor, with that.
+fn end(hub: &Hub, text: &str) -> Result<Sequence, Problem> {
+    match hub.key().open(text).map(|position| hub.log().locate(position)) {
+        Ok(Located::Here(through) | Located::PastFork(through)) => Ok(through),
+        Ok(Located::Ahead) => Ok(hub.log().head().sequence),
+        Ok(Located::Unknown) | Err(_) => Err(Problem::bad_request("\"until\" is not a cursor of this hub")),
+    }
+}
+
+fn seal(key: &CursorKey, epoch: Epoch, sequence: Sequence) -> String {
+    key.seal(Position { epoch, sequence }).to_string()
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<Gap>,
+    events: Vec<Shown<'a>>,
+    /// How far was looked: a stream from here misses nothing and gets nothing twice.
+    last_event_id: String,
+    /// The next page's `after` (its `until`, if the newest come first), if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Gap {
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    to: String,
+}
+
+/// An event, with the one target that it is shown for.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: String,
+    channel: &'a str,
+    event: &'a str,
+    data: ShownData<'a>,
+    /// Unix milliseconds.
+    time: u64,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShownData<'a> {
+    Text(&'a str),
+    Json(&'a RawValue),
+}
+
+fn events<'a>(page: &'a Page, views: &[View], who: &Who, key: &CursorKey) -> Vec<Shown<'a>> {
+    let shown = |record: &'a Record| {
+        let event = &record.event;
+        if who.is_among(&event.exclude) {
+            return None;
+        }
+        let shows = |channel: &&Channel| views.iter().any(|view| view.shows(channel));
+        Some(Shown {
+            id: key.seal(record.position).to_string(),
+            channel: event.to.channels().iter().find(shows)?.as_str(),
+            event: event.event.as_str(),
+            data: match &event.data {
+                Data::Text(text) => ShownData::Text(text),
+                // What a program inside published as JSON and is none is shown as text.
+                Data::Json(json) => serde_json::from_str(json).map_or(ShownData::Text(json), ShownData::Json),
+            },
+            time: record.time.0,
+        })
+    };
+    page.records.iter().filter_map(shown).collect()
+}
+
+/// `DELETE /history`
+pub(super) async fn purge(call: Call) -> Result<Response<Body>, Problem> {
+    let parameters = Parameters::read(call.parts.uri.query(), &["channel", "id"])?;
+    call.require_admin().await?;
+    let hub = &call.app.hub;
+    let removing = match (parameters.one("channel")?, parameters.one("id")?) {
+        (Some(text), None) => {
+            let pattern: Pattern = text
+                .parse()
+                .map_err(|bad| Problem::bad_request(format!("\"channel\" {:?}: {bad}", shown(text))))?;
+            let channel = pattern.exact().ok_or_else(|| {
+                Problem::bad_request("one channel is purged at a time, not all that match a pattern")
+            })?;
+            hub.log().purge(channel)
+        }
+        (None, Some(id)) => {
+            let no_such = || Problem::bad_request("\"id\" is not the id of an event of this hub");
+            hub.log().delete(hub.key().open(id).map_err(|_| no_such())?)
+        }
+        _ => {
+            return Err(Problem::bad_request(
+                "say which \"channel\" is to be purged, or the \"id\" of one event",
+            ));
+        }
+    };
+    let removed = removing.await.map_err(|error| log::not_stored(&error))?;
+    Ok(answer::json(format!("{{\"removed\":{removed}}}")))
+}

@@ -1,0 +1,457 @@
+//! An event while its fields are read, from JSON or from a query.
+
+use tidings_wire::{
+    BadConnectionId, BadEventType, BadName, BadTargets, Channel, Data, Event, EventType, Exclude, Targets,
+    UserId,
+};
+
+use crate::json::{BadJson, Reader};
+use crate::{Problem, ServerConfig};
+
+/// What is published: one event, or several that are stored together.
+#[derive(Debug)]
+pub(super) enum Publication {
+    /// A JSON object, or a raw body.
+    One(Event),
+    /// A JSON array.
+    Many(Vec<Event>),
+}
+
+/// Why what was sent is no event.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadEvent {
+    #[error("{0}")]
+    Json(#[from] BadJson),
+    #[error("there is no field {0:?}; see /openapi.json for those there are")]
+    UnknownField(String),
+    #[error("there is no parameter {0:?}; see /openapi.json for those there are")]
+    UnknownParameter(String),
+    #[error("{0:?} is not supported yet")]
+    LaterField(&'static str),
+    #[error("{field:?}: {bad}")]
+    Name { field: &'static str, bad: BadName },
+    #[error("\"event\": {0}")]
+    Type(#[from] BadEventType),
+    #[error("\"exclude_connection\": {0}")]
+    Connection(#[from] BadConnectionId),
+    #[error("{0}")]
+    Targets(#[from] BadTargets),
+    #[error("an event needs \"data\"")]
+    NoData,
+    #[error("an event's data may have {max} bytes, this one's has {len}")]
+    DataTooLarge { len: usize, max: usize },
+    #[error("{field:?} is to be a whole number from {least} to {most}")]
+    Number { field: &'static str, least: u32, most: u32 },
+    #[error("{field:?} is to be 1 or 0")]
+    Switch { field: &'static str },
+    #[error("an array may have {max} events")]
+    TooMany { max: usize },
+    #[error("event {index} of the array: {bad}")]
+    InArray {
+        /// Counted from 1.
+        index: usize,
+        bad: Box<BadEvent>,
+    },
+}
+
+impl BadEvent {
+    /// What is wrong, apart from where.
+    fn cause(&self) -> &BadEvent {
+        match self {
+            BadEvent::InArray { bad, .. } => bad.cause(),
+            bad => bad,
+        }
+    }
+}
+
+impl From<BadEvent> for Problem {
+    fn from(bad: BadEvent) -> Problem {
+        let detail = bad.to_string();
+        match bad.cause() {
+            BadEvent::Json(_) => Problem::new(
+                http::StatusCode::BAD_REQUEST,
+                "bad_json",
+                "The body is not the JSON that was expected",
+                detail,
+            ),
+            BadEvent::LaterField(_) => Problem::not_implemented(detail),
+            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => super::super::body::too_large(detail),
+            _ => Problem::bad_request(detail),
+        }
+    }
+}
+
+/// Reads a whole JSON body: an object, or an array of them.
+pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publication, BadEvent> {
+    let mut reader = Reader::new(body)?;
+    let publication = if reader.peek()? == b'[' {
+        let mut events = Vec::new();
+        reader.array(|reader| {
+            if events.len() >= config.limits.batch {
+                return Err(BadEvent::TooMany { max: config.limits.batch });
+            }
+            let event = event(reader, config);
+            let index = events.len() + 1;
+            events.push(event.map_err(|bad| BadEvent::InArray { index, bad: Box::new(bad) })?);
+            Ok(())
+        })?;
+        Publication::Many(events)
+    } else {
+        Publication::One(event(&mut reader, config)?)
+    };
+    reader.finish()?;
+    Ok(publication)
+}
+
+/// Reads a line of NDJSON: one object.
+pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Event, BadEvent> {
+    let mut reader = Reader::new(line)?;
+    let event = event(&mut reader, config)?;
+    reader.finish()?;
+    Ok(event)
+}
+
+/// Reads an event as a JSON object.
+fn event(reader: &mut Reader<'_>, config: &ServerConfig) -> Result<Event, BadEvent> {
+    let mut draft = Draft::new(config);
+    reader.object(|reader, field| draft.read(field, reader))?;
+    draft.event()
+}
+
+/// What is known of an event so far.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    config: &'a ServerConfig,
+    /// Nearly every event has one target, which then needs no list.
+    first: Option<Channel>,
+    more: Vec<Channel>,
+    event: EventType,
+    data: Option<Data>,
+    retry: Option<u32>,
+    ttl: Option<u32>,
+    store: bool,
+    exclude: Exclude,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(config: &'a ServerConfig) -> Draft<'a> {
+        Draft {
+            config,
+            first: None,
+            more: Vec::new(),
+            event: EventType::default(),
+            data: None,
+            retry: None,
+            ttl: None,
+            store: true,
+            exclude: Exclude::default(),
+        }
+    }
+
+    /// Reads one field of a JSON object.
+    fn read(&mut self, field: &str, reader: &mut Reader<'_>) -> Result<(), BadEvent> {
+        match field {
+            "channel" => self.channel(&reader.string()?)?,
+            "channels" => reader.array(|reader| self.channel(&reader.string()?))?,
+            "user" => self.user(&reader.string()?)?,
+            "users" => reader.array(|reader| self.user(&reader.string()?))?,
+            "broadcast" => {
+                if reader.boolean()? {
+                    self.target(Channel::all())?;
+                }
+            }
+            "event" => self.event = reader.string()?.parse()?,
+            "data" => {
+                let data = if reader.peek()? == b'"' {
+                    Data::Text(reader.string()?.into())
+                } else {
+                    Data::Json(reader.compact()?.into())
+                };
+                self.data(data)?;
+            }
+            "retry" => {
+                let retry = reader.integer()?;
+                self.retry(retry);
+            }
+            "ttl" => {
+                let ttl = reader.integer()?;
+                self.ttl(ttl)?;
+            }
+            "store" => self.store = reader.boolean()?,
+            "exclude_user" => self.exclude.user = Some(name("exclude_user", &reader.string()?)?),
+            "exclude_client" => self.exclude.client = Some(name("exclude_client", &reader.string()?)?),
+            "exclude_connection" => self.exclude.connection = Some(reader.string()?.parse()?),
+            other => return Err(unknown(other)),
+        }
+        Ok(())
+    }
+
+    /// Takes one parameter of a query. `false` when it says nothing about the event.
+    pub(super) fn parameter(&mut self, field: &str, value: &str) -> Result<bool, BadEvent> {
+        match field {
+            "channel" => self.channel(value)?,
+            "user" => self.user(value)?,
+            "broadcast" => {
+                if switch("broadcast", value)? {
+                    self.target(Channel::all())?;
+                }
+            }
+            "event" => self.event = value.parse()?,
+            "retry" => {
+                let retry = whole("retry", value, 0)?;
+                self.retry(retry);
+            }
+            "ttl" => {
+                let ttl = whole("ttl", value, 1)?;
+                self.ttl(ttl)?;
+            }
+            "store" => self.store = switch("store", value)?,
+            "exclude_user" => self.exclude.user = Some(name("exclude_user", value)?),
+            "exclude_client" => self.exclude.client = Some(name("exclude_client", value)?),
+            "exclude_connection" => self.exclude.connection = Some(value.parse()?),
+            "key" | "tags" | "end" | "idempotency_key" => return Err(unknown(field)),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What the event says.
+    pub(super) fn data(&mut self, data: Data) -> Result<(), BadEvent> {
+        let (len, max) = (data.as_str().len(), self.config.limits.data);
+        if len > max {
+            return Err(BadEvent::DataTooLarge { len, max });
+        }
+        self.data = Some(data);
+        Ok(())
+    }
+
+    /// The event, if everything that it needs was said.
+    pub(super) fn event(self) -> Result<Event, BadEvent> {
+        let to = match self.first {
+            Some(only) if self.more.is_empty() => Targets::from(only),
+            first => Targets::new(first.into_iter().chain(self.more))?,
+        };
+        Ok(Event {
+            to,
+            event: self.event,
+            data: self.data.ok_or(BadEvent::NoData)?,
+            retry: self.retry,
+            ttl: self.ttl,
+            store: self.store,
+            exclude: self.exclude,
+        })
+    }
+
+    fn channel(&mut self, channel: &str) -> Result<(), BadEvent> {
+        self.target(name("channel", channel)?)
+    }
+
+    fn user(&mut self, user: &str) -> Result<(), BadEvent> {
+        let user: UserId = name("user", user)?;
+        self.target(Channel::user(&user))
+    }
+
+    fn target(&mut self, target: Channel) -> Result<(), BadEvent> {
+        if self.first.is_none() {
+            self.first = Some(target);
+        } else if self.more.len() + 1 < self.config.limits.targets.min(Targets::MAX) {
+            self.more.push(target);
+        } else {
+            return Err(BadTargets::TooMany { count: self.more.len() + 2 }.into());
+        }
+        Ok(())
+    }
+
+    /// Clamped rather than refused: what a publisher may ask of clients is the operator's to decide.
+    fn retry(&mut self, milliseconds: Option<u64>) {
+        let most = u32::try_from(self.config.retry_max.as_millis()).unwrap_or(u32::MAX);
+        let asked = milliseconds.and_then(|asked| u32::try_from(asked).ok()).unwrap_or(u32::MAX);
+        self.retry = Some(asked.min(most));
+    }
+
+    fn ttl(&mut self, seconds: Option<u64>) -> Result<(), BadEvent> {
+        let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        self.ttl = Some(seconds.ok_or(BadEvent::Number { field: "ttl", least: 1, most: u32::MAX })?);
+        Ok(())
+    }
+}
+
+/// A field that is not read: one of later work, or none at all.
+fn unknown(field: &str) -> BadEvent {
+    match field {
+        "key" => BadEvent::LaterField("key"),
+        "tags" => BadEvent::LaterField("tags"),
+        "end" => BadEvent::LaterField("end"),
+        "idempotency_key" => BadEvent::LaterField("idempotency_key"),
+        field => BadEvent::UnknownField(field.chars().take(64).collect()),
+    }
+}
+
+fn name<T: std::str::FromStr<Err = BadName>>(field: &'static str, text: &str) -> Result<T, BadEvent> {
+    text.parse().map_err(|bad| BadEvent::Name { field, bad })
+}
+
+/// A switch in a query; `?store=` and `?store` are on.
+pub(super) fn switch(field: &'static str, value: &str) -> Result<bool, BadEvent> {
+    match value {
+        "1" | "true" | "" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(BadEvent::Switch { field }),
+    }
+}
+
+/// A whole number in a query; `None` if it is too large.
+fn whole(field: &'static str, value: &str, least: u32) -> Result<Option<u64>, BadEvent> {
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(BadEvent::Number { field, least, most: u32::MAX });
+    }
+    Ok(value.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_wire::ConnectionId;
+
+    use super::*;
+
+    fn one(body: &str) -> Result<Event, BadEvent> {
+        match publication(body.as_bytes(), &ServerConfig::default())? {
+            Publication::One(event) => Ok(event),
+            Publication::Many(events) => panic!("an array: {events:?}"),
+        }
+    }
+
+    fn channels(event: &Event) -> Vec<&str> {
+        event.to.channels().iter().map(Channel::as_str).collect()
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let event = one(
+            r#"{"channel":"a","channels":["b","a"],"user":"7","users":["x/y"],"broadcast":true,"event":"t",
+                "data":{ "n": 1.50 },"retry":5,"ttl":60,"store":false,"exclude_user":"8","exclude_client":"tab",
+                "exclude_connection":"0000000000000000000000000000feed"}"#,
+        )
+        .unwrap();
+        assert_eq!(channels(&event), ["a", "b", "$user/7", "$user/x%2Fy", "$all"]);
+        assert_eq!(event.event.as_str(), "t");
+        assert_eq!(event.data, Data::Json(r#"{"n":1.50}"#.into()));
+        assert_eq!((event.retry, event.ttl, event.store), (Some(5), Some(60), false));
+        assert_eq!(event.exclude.user.unwrap().as_str(), "8");
+        assert_eq!(event.exclude.client.unwrap().as_str(), "tab");
+        assert_eq!(event.exclude.connection, Some(ConnectionId(0xfeed)));
+    }
+
+    #[test]
+    fn a_string_is_text_and_all_else_is_json() {
+        let data = |data: &str| one(&format!(r#"{{"channel":"a","data":{data}}}"#)).unwrap().data;
+        assert_eq!(data(r#""a\nb""#), Data::Text("a\nb".into()));
+        assert_eq!(data(r#""""#), Data::Text("".into()));
+        assert_eq!(data("null"), Data::Json("null".into()));
+        assert_eq!(data("[ 1e400 , -0 ]"), Data::Json("[1e400,-0]".into()));
+    }
+
+    #[test]
+    fn retry_is_clamped() {
+        let retry =
+            |retry: &str| one(&format!(r#"{{"channel":"a","data":1,"retry":{retry}}}"#)).unwrap().retry;
+        assert_eq!(retry("0"), Some(0));
+        assert_eq!(retry("300001"), Some(300_000));
+        assert_eq!(retry("99999999999999999999999"), Some(300_000));
+    }
+
+    #[test]
+    fn bad_events_are_refused_with_what_is_wrong() {
+        let targets = |n: usize| format!("[{}]", vec!["\"a\""; n].join(","));
+        for (body, status, says) in [
+            ("", 400, "ends"),
+            ("7", 400, "an object"),
+            ("null", 400, "an object"),
+            (r#"{"channel":"a","data":1}{}"#, 400, "more after the end"),
+            (r#"{"data":1}"#, 400, "needs a target"),
+            (r#"{"broadcast":false,"data":1}"#, 400, "needs a target"),
+            (r#"{"channels":[],"data":1}"#, 400, "needs a target"),
+            (r#"{"channel":"a"}"#, 400, "\"data\""),
+            (r#"{"channel":"a","data":1,"colour":"red"}"#, 400, "\"colour\""),
+            (r#"{"channel":"a","data":1,"data":2}"#, 400, "\"data\" is there twice"),
+            (r#"{"channel":"a","data":{"x":{"y":1,"y":2}}}"#, 400, "\"y\" is there twice"),
+            (r#"{"channel":7,"data":1}"#, 400, "a string"),
+            (r#"{"channel":"a//b","data":1}"#, 400, "empty level"),
+            (r#"{"channel":"$all","data":1}"#, 400, "the hub's own"),
+            (r#"{"channel":"$user/7","data":1}"#, 400, "the hub's own"),
+            (r#"{"channel":"a/*","data":1}"#, 400, "'*'"),
+            (r#"{"user":"","data":1}"#, 400, "empty"),
+            (r#"{"user":7,"data":1}"#, 400, "a string"),
+            (r#"{"channel":"a","event":"tidings:gap","data":1}"#, 400, "tidings:"),
+            (r#"{"channel":"a","event":"","data":1}"#, 400, "message"),
+            (r#"{"channel":"a","event":"a\nb","data":1}"#, 400, "CR, LF or NUL"),
+            (r#"{"channel":"a","data":1,"retry":-1}"#, 400, "whole number"),
+            (r#"{"channel":"a","data":1,"retry":1.5}"#, 400, "whole number"),
+            (r#"{"channel":"a","data":1,"ttl":0}"#, 400, "\"ttl\""),
+            (r#"{"channel":"a","data":1,"ttl":4294967296}"#, 400, "\"ttl\""),
+            (r#"{"channel":"a","data":1,"store":1}"#, 400, "true or false"),
+            (r#"{"channel":"a","data":1,"exclude_connection":"x"}"#, 400, "32 hexadecimal"),
+            (r#"{"channel":"a","data":1,"key":"k"}"#, 501, "\"key\""),
+            (r#"{"channel":"a","data":1,"tags":{}}"#, 501, "\"tags\""),
+            (r#"{"channel":"a","data":1,"end":true}"#, 501, "\"end\""),
+            (r#"{"channel":"a","data":1,"idempotency_key":"k"}"#, 501, "\"idempotency_key\""),
+            (&format!(r#"{{"channels":{},"data":1}}"#, targets(101)), 400, "100 targets"),
+            (&format!(r#"{{"channels":{},"user":"7","data":1}}"#, targets(100)), 400, "100 targets"),
+            (&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat((1 << 20) + 1)), 413, "1048577"),
+        ] {
+            let problem = Problem::from(one(body).expect_err(body));
+            let shown: String = body.chars().take(100).collect();
+            assert_eq!(problem.status().as_u16(), status, "{shown}: {}", problem.detail());
+            assert!(problem.detail().contains(says), "{shown}: {}", problem.detail());
+        }
+        assert!(one(&format!(r#"{{"channels":{},"data":1}}"#, targets(100))).is_ok());
+        assert!(one(&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat(1 << 20))).is_ok());
+    }
+
+    #[test]
+    fn an_array_is_read_whole_or_refused_with_the_place() {
+        let many = |body: &str| match publication(body.as_bytes(), &ServerConfig::default()) {
+            Ok(Publication::Many(events)) => Ok(events.len()),
+            Ok(Publication::One(event)) => panic!("one: {event:?}"),
+            Err(bad) => Err(Problem::from(bad)),
+        };
+        let events = |n: usize| format!("[{}]", vec![r#"{"channel":"a","data":1}"#; n].join(","));
+        assert_eq!(many("[]").unwrap(), 0);
+        assert_eq!(many(&events(10_000)).unwrap(), 10_000);
+        assert_eq!(many(&events(10_001)).unwrap_err().status().as_u16(), 413);
+        let problem = many(r#"[{"channel":"a","data":1},{"channel":"a","data":1,"x":1}]"#).unwrap_err();
+        assert!(problem.detail().starts_with("event 2 of the array"), "{}", problem.detail());
+        assert!(problem.detail().contains("\"x\""));
+    }
+
+    #[test]
+    fn a_query_says_the_same() {
+        let config = ServerConfig::default();
+        let mut draft = Draft::new(&config);
+        for (field, value) in [
+            ("channel", "a"),
+            ("channel", "b"),
+            ("user", "7"),
+            ("broadcast", "1"),
+            ("event", "t"),
+            ("retry", "99999999"),
+            ("ttl", "60"),
+            ("store", "0"),
+            ("exclude_user", "8"),
+            ("exclude_client", "tab"),
+            ("exclude_connection", "0000000000000000000000000000feed"),
+        ] {
+            assert!(draft.parameter(field, value).unwrap(), "{field}");
+        }
+        assert!(!draft.parameter("receivers", "1").unwrap());
+        for (field, value) in
+            [("store", "2"), ("ttl", "-1"), ("ttl", "0"), ("retry", ""), ("key", "k"), ("event", "")]
+        {
+            assert!(draft.parameter(field, value).is_err(), "{field}={value}");
+        }
+        draft.data("x".into()).unwrap();
+        let event = draft.event().unwrap();
+        assert_eq!(channels(&event), ["a", "b", "$user/7", "$all"]);
+        assert_eq!((event.retry, event.ttl, event.store), (Some(300_000), Some(60), false));
+    }
+}

@@ -1,0 +1,266 @@
+//! NDJSON: each line is published as it arrives, without waiting for the one before to be stored, and answered by a
+//! line in the same place.
+//!
+//! A task reads the request and puts what is under way into a short queue; the response's body waits for it in
+//! order. When the client reads no answers, the queue fills and the task reads no more.
+
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use tidings_hub::{PublishError, Published};
+use tidings_wire::Event;
+use tokio::sync::mpsc;
+
+use super::{authorise, draft, not_published, put_published};
+use crate::auth::Identity;
+use crate::http::body::{Pieces, too_large};
+use crate::{App, Problem};
+
+/// How many lines go into the log together, if so many have arrived at once.
+const LINES_AT_ONCE: usize = 256;
+/// How many such groups may be on their way into the log.
+const GROUPS_UNDER_WAY: usize = 16;
+/// A piece of the answer is sent when it has so many bytes, or there is nothing more to say just now.
+const PIECE: usize = 32 << 10;
+
+/// Answers at once and reads on, so that the client hears of each line while it sends the next.
+pub(super) fn publish(
+    app: Arc<App>,
+    identity: Identity,
+    body: Pieces,
+    first: Option<Bytes>,
+) -> Response<Body> {
+    let (answers, queue) = mpsc::channel(GROUPS_UNDER_WAY);
+    let lines = Lines {
+        answers: Answers { queue: answers, patience: body.idle },
+        app: app.clone(),
+        identity,
+        begun: BytesMut::new(),
+        oversize: false,
+        number: 0,
+        events: Vec::new(),
+    };
+    tokio::spawn(lines.run(body, first));
+    let mut response = Response::new(Body::new(Answering { app, queue, current: None }));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+type Publishing = Pin<Box<dyn Future<Output = Result<Vec<Published>, PublishError>> + Send>>;
+
+/// What is to be said about one line or several.
+enum Answer {
+    /// So many lines are on their way into the log.
+    Publishing(usize, Publishing),
+    /// A line that is no event, or the end of it all.
+    Refused(Problem),
+}
+
+/// The sending end of the queue. Once the client is gone, or takes no answers, nothing more is said.
+struct Answers {
+    queue: mpsc::Sender<Answer>,
+    patience: Duration,
+}
+
+impl Answers {
+    /// `false` when nobody listens any more.
+    async fn say(&self, answer: Answer) -> bool {
+        self.queue.send_timeout(answer, self.patience).await.is_ok()
+    }
+}
+
+/// The lines of one request.
+struct Lines {
+    app: Arc<App>,
+    identity: Identity,
+    answers: Answers,
+    /// The beginning of a line whose end has not arrived.
+    begun: BytesMut,
+    /// That line is too long already; the rest of it is skipped.
+    oversize: bool,
+    /// How many lines have ended.
+    number: u64,
+    /// Lines that were read and go into the log together.
+    events: Vec<Event>,
+}
+
+impl Lines {
+    async fn run(mut self, mut body: Pieces, first: Option<Bytes>) {
+        let mut piece = Ok(first);
+        if let Ok(None) = piece {
+            piece = self.next(&mut body).await;
+        }
+        loop {
+            match piece {
+                Ok(Some(bytes)) => {
+                    if !self.take(&bytes).await {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    let last = mem::take(&mut self.begun);
+                    let _ = self.end_line(&last).await && self.flush().await;
+                    return;
+                }
+                // What was begun is not a line: its end is missing.
+                Err(problem) => {
+                    self.answers.say(Answer::Refused(problem)).await;
+                    return;
+                }
+            }
+            piece = self.next(&mut body).await;
+        }
+    }
+
+    async fn next(&self, body: &mut Pieces) -> Result<Option<Bytes>, Problem> {
+        tokio::select! {
+            biased;
+            piece = body.next() => piece,
+            () = self.app.draining() => Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "draining",
+                "The server is stopping",
+                "every line that was answered is stored; send the others to another node, or again in a moment",
+            )),
+        }
+    }
+
+    /// Publishes every line that ends in this piece. `false` when nobody listens any more and there is no more to do.
+    async fn take(&mut self, piece: &[u8]) -> bool {
+        let mut rest = piece;
+        let mut listening = true;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, after) = rest.split_at(end);
+            rest = after.get(1..).unwrap_or_default();
+            // What has arrived is published even if the client is gone meanwhile.
+            listening &= if self.begun.is_empty() && !self.oversize {
+                self.end_line(line).await
+            } else {
+                self.keep(line);
+                let line = mem::take(&mut self.begun);
+                self.end_line(&line).await
+            };
+        }
+        self.keep(rest);
+        self.flush().await && listening
+    }
+
+    /// Keeps the beginning of a line.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.oversize || self.begun.len() + bytes.len() > self.app.config.limits.body {
+            self.oversize = true;
+            self.begun = BytesMut::new();
+        } else {
+            self.begun.extend_from_slice(bytes);
+        }
+    }
+
+    /// A line is complete. `false` when nobody listens any more.
+    async fn end_line(&mut self, line: &[u8]) -> bool {
+        self.number += 1;
+        let number = self.number;
+        if mem::take(&mut self.oversize) {
+            let limit = self.app.config.limits.body;
+            return self.refuse(too_large(format!("line {number}: a line may have {limit} bytes"))).await;
+        }
+        if line.trim_ascii().is_empty() {
+            return true;
+        }
+        let event = draft::line(line, &self.app.config).map_err(Problem::from);
+        let event = event.and_then(|event| authorise(&self.identity, &event).map(|()| event));
+        match event {
+            Ok(event) => {
+                self.events.push(event);
+                self.events.len() < LINES_AT_ONCE || self.flush().await
+            }
+            Err(problem) => self.refuse(problem.at(format!("line {number}"))).await,
+        }
+    }
+
+    async fn refuse(&mut self, problem: Problem) -> bool {
+        self.flush().await && self.answers.say(Answer::Refused(problem)).await
+    }
+
+    /// Puts the lines that were read on their way into the log.
+    async fn flush(&mut self) -> bool {
+        if self.events.is_empty() {
+            return true;
+        }
+        let events = mem::take(&mut self.events);
+        let count = events.len();
+        let publishing = self.app.hub.publish_batch(events);
+        self.answers.say(Answer::Publishing(count, Box::pin(publishing))).await
+    }
+}
+
+/// The body of the response.
+struct Answering {
+    app: Arc<App>,
+    queue: mpsc::Receiver<Answer>,
+    current: Option<Answer>,
+}
+
+impl Answering {
+    /// The lines that answer the next group. `Ready(false)` after the last one.
+    fn poll_answer(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+        if self.current.is_none() {
+            self.current = ready!(self.queue.poll_recv(context));
+        }
+        match &mut self.current {
+            None => return Poll::Ready(false),
+            Some(Answer::Refused(problem)) => put_problem(out, problem, &self.app),
+            Some(Answer::Publishing(count, publishing)) => match ready!(publishing.as_mut().poll(context)) {
+                Ok(published) => {
+                    let durability = self.app.hub.log().durability();
+                    for published in &published {
+                        put_published(out, published, durability);
+                        out.push(b'\n');
+                    }
+                }
+                Err(error) => {
+                    let problem = not_published(&error);
+                    for _ in 0..*count {
+                        put_problem(out, &problem, &self.app);
+                    }
+                }
+            },
+        }
+        self.current = None;
+        Poll::Ready(true)
+    }
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut out = Vec::new();
+        while out.len() < PIECE {
+            match self.poll_answer(context, &mut out) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) if out.is_empty() => return Poll::Ready(None),
+                Poll::Pending if out.is_empty() => return Poll::Pending,
+                Poll::Ready(false) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(out.into()))))
+    }
+}
+
+fn put_problem(out: &mut Vec<u8>, problem: &Problem, app: &App) {
+    out.extend_from_slice(problem.document(&app.request_id()).as_bytes());
+    out.push(b'\n');
+}

@@ -1,0 +1,226 @@
+//! `POST /publish`.
+
+mod draft;
+mod lines;
+
+use axum::body::Body;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use tidings_hub::log::Durability;
+use tidings_hub::{PublishError, Published, Timestamp};
+use tidings_wire::{Data, Event};
+
+use self::draft::{BadEvent, Draft, Publication};
+use super::{Call, answer, body, log};
+use crate::auth::Identity;
+use crate::{Problem, ServerConfig, query};
+
+/// What a body is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A JSON object, or an array of them.
+    Json,
+    /// A JSON object in each line.
+    Lines,
+    /// The data of one event, about which the query says the rest.
+    Data,
+}
+
+/// Publishes what the body says.
+pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Problem> {
+    let Call { app, parts, peer } = call;
+    let config = &app.config;
+    let identity = app.access.identify(&parts, peer, Timestamp::now()).await?;
+    let headers = &parts.headers;
+    if headers.contains_key("idempotency-key") {
+        return Err(Problem::not_implemented("the header \"Idempotency-Key\" is not supported yet"));
+    }
+    let draft = asked(parts.uri.query(), config)?;
+    let form = form(headers, draft.is_some())?;
+    let idle = config.timeouts.body;
+    let limit = match form {
+        Form::Data => config.limits.data,
+        Form::Json => config.limits.body,
+        Form::Lines => {
+            let mut pieces = body::Pieces { body, idle };
+            // To who waits for "100 Continue", an answer's head before it would be a refusal.
+            let first = if headers.contains_key(EXPECT) { pieces.next().await? } else { None };
+            return Ok(lines::publish(app, identity, pieces, first));
+        }
+    };
+    body::check_length(headers, limit)?;
+    let body = body::whole(body, limit, idle).await?;
+    let publication = match draft {
+        Some(draft) => Publication::One(with_data(draft, &body)?),
+        None => draft::publication(&body, config)?,
+    };
+    let durability = app.hub.log().durability();
+    // Nothing waits from here on until the log has the events: a client that goes away now has still published.
+    match publication {
+        Publication::One(event) => {
+            authorise(&identity, &event)?;
+            let published = app.hub.publish(event).await.map_err(|error| not_published(&error))?;
+            let mut answer = Vec::with_capacity(64);
+            put_published(&mut answer, &published, durability);
+            Ok(answer::json(answer))
+        }
+        Publication::Many(events) => {
+            events.iter().try_for_each(|event| authorise(&identity, event))?;
+            let published = if events.is_empty() {
+                Vec::new()
+            } else {
+                app.hub.publish_batch(events).await.map_err(|error| not_published(&error))?
+            };
+            Ok(answer::json(results(&published, durability)))
+        }
+    }
+}
+
+/// What the query says of the event, if it says where to.
+fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<Option<Draft<'a>>, Problem> {
+    let mut draft = Draft::new(config);
+    let (mut has_target, mut lonely) = (false, None);
+    for pair in query::pairs(query) {
+        let (name, value) = pair?;
+        match &*name {
+            // Read where the request is authenticated.
+            "token" | "access_token" => continue,
+            "receivers" if draft::switch("receivers", &value)? => {
+                return Err(Problem::not_implemented("\"receivers\" is not supported yet"));
+            }
+            "receivers" => continue,
+            "data" => {
+                return Err(Problem::bad_request(
+                    "an event's data is the request's body, not \"data\" in the query",
+                ));
+            }
+            "channels" | "users" => {
+                let detail = format!(
+                    "in a query, {name:?} is written as \"{}\", once for each",
+                    &name[..name.len() - 1]
+                );
+                return Err(Problem::bad_request(detail));
+            }
+            _ => {}
+        }
+        if !draft.parameter(&name, &value)? {
+            return Err(BadEvent::UnknownParameter(name.chars().take(64).collect()).into());
+        }
+        match &*name {
+            "channel" | "user" | "broadcast" => has_target = true,
+            _ => lonely = Some(name.into_owned()),
+        }
+    }
+    match lonely {
+        Some(name) if !has_target => Err(Problem::bad_request(format!(
+            "{name:?} is in the query, but no \"channel\", \"user\" or \"broadcast\"; say everything there, or everything in the body"
+        ))),
+        _ => Ok(has_target.then_some(draft)),
+    }
+}
+
+/// What the body is to be read as.
+fn form(headers: &HeaderMap, has_target: bool) -> Result<Form, Problem> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(unsupported("a body is read as it is: send it without Content-Encoding"));
+    }
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
+    let content_type = content_type.map_err(|_| unsupported("the Content-Type is not ASCII"))?;
+    let (essence, parameters) =
+        content_type.unwrap_or_default().split_once(';').unwrap_or((content_type.unwrap_or_default(), ""));
+    let essence = essence.trim().to_ascii_lowercase();
+    let lines = matches!(&*essence, "application/x-ndjson" | "application/ndjson");
+    match (lines, has_target) {
+        (true, true) => {
+            return Err(Problem::bad_request(
+                "each line of NDJSON says where it goes; leave \"channel\", \"user\" and \"broadcast\" out of the query",
+            ));
+        }
+        (false, true) => return Ok(Form::Data),
+        _ => {}
+    }
+    if !is_utf8(parameters) {
+        return Err(unsupported("JSON is UTF-8"));
+    }
+    match &*essence {
+        _ if lines => Ok(Form::Lines),
+        "" | "application/json" => Ok(Form::Json),
+        essence if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Form::Json),
+        "application/x-www-form-urlencoded" => Err(unsupported(
+            "this is not a form: send JSON with -H \"Content-Type: application/json\", or the data alone to /publish?channel=…",
+        )),
+        _ => Err(unsupported(
+            "send application/json or application/x-ndjson, or the data alone to /publish?channel=…",
+        )),
+    }
+}
+
+/// Whether a content type's parameters leave the encoding at UTF-8.
+fn is_utf8(parameters: &str) -> bool {
+    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {
+        let value = value.trim().trim_matches('"');
+        !name.trim().eq_ignore_ascii_case("charset")
+            || value.eq_ignore_ascii_case("utf-8")
+            || value.eq_ignore_ascii_case("us-ascii")
+    })
+}
+
+fn unsupported(detail: &'static str) -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_type",
+        "This content type can't be published",
+        detail,
+    )
+}
+
+/// The event of a query and a body that is its data as it stands.
+fn with_data(mut draft: Draft<'_>, body: &[u8]) -> Result<Event, Problem> {
+    let text = std::str::from_utf8(body).map_err(|_| Problem::bad_request("the data is not UTF-8"))?;
+    draft.data(Data::from(text))?;
+    Ok(draft.event()?)
+}
+
+/// Every target must be granted. The caller named them, so that the answer may.
+fn authorise(identity: &Identity, event: &Event) -> Result<(), Problem> {
+    event.to.channels().iter().try_for_each(|channel| identity.require_publish(channel))
+}
+
+/// Why nothing was published, or nobody knows.
+fn not_published(error: &PublishError) -> Problem {
+    match error {
+        PublishError::TooLarge { .. } => body::too_large(error.to_string()),
+        PublishError::Closed => log::unavailable("not_stored", "Not stored", error.to_string()),
+        PublishError::Log(error) => log::not_stored(error),
+    }
+}
+
+/// `{"id":"…"}`, with the policy of syncing where that is not the strictest.
+fn put_published(out: &mut Vec<u8>, published: &Published, durability: Durability) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(published.id.as_bytes());
+    out.push(b'"');
+    put_sync(out, durability);
+    out.push(b'}');
+}
+
+/// `{"results":[{"id":"…"},…]}`
+fn results(published: &[Published], durability: Durability) -> Vec<u8> {
+    let mut out = Vec::with_capacity(published.len() * 32 + 64);
+    out.extend_from_slice(b"{\"results\":[");
+    for (at, published) in published.iter().enumerate() {
+        out.extend_from_slice(if at == 0 { b"{\"id\":\"" } else { b",{\"id\":\"" });
+        out.extend_from_slice(published.id.as_bytes());
+        out.extend_from_slice(b"\"}");
+    }
+    out.push(b']');
+    put_sync(&mut out, durability);
+    out.push(b'}');
+    out
+}
+
+fn put_sync(out: &mut Vec<u8>, durability: Durability) {
+    if durability != Durability::Synced {
+        out.extend_from_slice(format!(",\"sync\":\"{durability}\"").as_bytes());
+    }
+}

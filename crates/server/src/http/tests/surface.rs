@@ -1,0 +1,201 @@
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::super::routes::ROUTES;
+use super::{Server, request};
+use crate::ServerConfig;
+use crate::http::{Side, router};
+
+const SPECIFICATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/openapi.yaml");
+const DESCRIPTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/openapi.json");
+
+/// What the server shows is what the specification says. With `TIDINGS_BLESS=1` it is made so.
+#[test]
+fn the_description_is_the_specification() {
+    let specification: Value =
+        yaml_serde::from_str(&std::fs::read_to_string(SPECIFICATION).unwrap()).unwrap();
+    let specification = format!("{specification:#}\n");
+    if std::env::var_os("TIDINGS_BLESS").is_some() {
+        std::fs::write(DESCRIPTION, &specification).unwrap();
+    }
+    let description = std::fs::read_to_string(DESCRIPTION).unwrap();
+    assert_eq!(description, specification, "run the test again with TIDINGS_BLESS=1");
+}
+
+#[tokio::test]
+async fn every_route_is_described_and_nothing_else() {
+    let description = Server::new().get("/openapi.json").await.ok();
+    let mut described = BTreeSet::new();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            described.insert(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    let built: BTreeSet<_> = ROUTES
+        .iter()
+        .flat_map(|route| route.built().map(move |method| format!("{method} {}", route.path)))
+        .collect();
+    assert_eq!(described, built);
+}
+
+#[tokio::test]
+async fn every_reference_in_the_description_leads_somewhere() {
+    fn check(value: &Value, root: &Value, seen: &mut usize) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(target)) = map.get("$ref") {
+                    assert!(root.pointer(target.strip_prefix('#').unwrap()).is_some(), "{target}");
+                    *seen += 1;
+                }
+                map.values().for_each(|value| check(value, root, seen));
+            }
+            Value::Array(list) => list.iter().for_each(|value| check(value, root, seen)),
+            _ => {}
+        }
+    }
+    let description = Server::new().get("/openapi.json").await.ok();
+    let mut seen = 0;
+    check(&description, &description, &mut seen);
+    assert!(seen > 50);
+}
+
+#[tokio::test]
+async fn what_is_described_of_a_query_is_what_is_known() {
+    let server = Server::new();
+    let description = server.get("/openapi.json").await.ok();
+    for (method, path, body) in [
+        ("GET", "/history", ""),
+        ("DELETE", "/history", ""),
+        ("GET", "/channels", ""),
+        ("POST", "/publish", "x"),
+    ] {
+        let operation = &description["paths"][path][method.to_lowercase()];
+        for parameter in operation["parameters"].as_array().unwrap() {
+            let parameter = match parameter["$ref"].as_str() {
+                Some(target) => description.pointer(target.strip_prefix('#').unwrap()).unwrap(),
+                None => parameter,
+            };
+            let name = parameter["name"].as_str().unwrap();
+            let answer = server.send(request(method, &format!("{path}?{name}=1"), Body::from(body))).await;
+            assert!(!answer.text().contains("there is no parameter"), "{path} {name}: {}", answer.text());
+        }
+        let answer = server.send(request(method, &format!("{path}?undescribed=1"), Body::from(body))).await;
+        assert!(answer.text().contains("there is no parameter"), "{path}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_with_what_is() {
+    let server = Server::new();
+    server.get("/nothing").await.problem(404);
+    server.get("/publish/").await.problem(404);
+    server.get("/console").await.problem(404);
+    for (method, path, allow) in [
+        ("GET", "/publish", "POST, OPTIONS"),
+        ("PUT", "/history", "GET, HEAD, DELETE, OPTIONS"),
+        ("POST", "/events", "GET, HEAD, OPTIONS"),
+        ("TRACE", "/healthz", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/connections/x", "GET, HEAD, DELETE, OPTIONS"),
+        ("GET", "/tickets", "POST, OPTIONS"),
+    ] {
+        let answer = server.call(method, path).await;
+        answer.problem(405);
+        assert_eq!(answer.headers["allow"], allow, "{method} {path}");
+        let options = server.call("OPTIONS", path).await;
+        assert_eq!((options.status.as_u16(), &options.headers["allow"]), (204, &allow.parse().unwrap()));
+    }
+    for (method, path) in [
+        ("GET", "/presence"),
+        ("GET", "/users"),
+        ("POST", "/subscriptions"),
+        ("DELETE", "/subscriptions"),
+        ("POST", "/tickets"),
+        ("POST", "/acks"),
+        ("GET", "/queues"),
+        ("DELETE", "/queues"),
+        ("GET", "/explain"),
+        ("GET", "/tidings.js"),
+        ("PUT", "/connections/x/token"),
+    ] {
+        server.call(method, path).await.problem(501);
+    }
+}
+
+#[tokio::test]
+async fn every_problem_has_an_id_of_its_own() {
+    let server = Server::new();
+    let one = server.get("/nothing").await.problem(404)["request_id"].clone();
+    let other = server.get("/nothing").await.problem(404)["request_id"].clone();
+    assert_ne!(one, other);
+}
+
+#[tokio::test]
+async fn nothing_of_a_query_is_repeated() {
+    let server = Server::new();
+    for target in ["/nothing?token=canary", "/history?token=canary", "/publish?token=canary&x=1"] {
+        let answer = server.get(target).await;
+        assert!(!answer.text().contains("canary"), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_apart() {
+    let server = Server::new();
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(path).await.status, 200);
+        assert_eq!(server.call("HEAD", path).await.status, 200);
+    }
+    server.app.begin_drain();
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let draining = server.get("/readyz").await;
+    draining.problem(503);
+    assert!(draining.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn the_page_is_there_with_dev_only() {
+    Server::new().get("/").await.problem(404);
+    let server = Server::with(ServerConfig { dev: true, ..ServerConfig::default() });
+    let page = server.get("/").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert!(page.headers["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    assert!(page.text().contains("EventSource"));
+}
+
+#[tokio::test]
+async fn the_public_side_has_only_what_browsers_need() {
+    let server = Server::new();
+    let public = router(server.app.clone(), Side::Public);
+    let internal = router(server.app.clone(), Side::Internal);
+    for route in ROUTES {
+        let path = route.path.replace("{id}", "x");
+        let there = [
+            "/events",
+            "/history",
+            "/presence",
+            "/subscriptions",
+            "/tickets",
+            "/tidings.js",
+            "/healthz",
+            "/readyz",
+        ];
+        for (router, expected) in [(&public, there.contains(&route.path)), (&internal, true)] {
+            // Every path knows this method; what isn't there is answered like what never was.
+            let answer = router.clone().oneshot(request("OPTIONS", &path, Body::empty())).await.unwrap();
+            assert_eq!(answer.status() == 204, expected, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_path_moves_under_a_base_path() {
+    let server =
+        Server::with(ServerConfig { base_path: "/push".parse().unwrap(), ..ServerConfig::default() });
+    server.get("/healthz").await.problem(404);
+    assert_eq!(server.get("/push/healthz").await.status, 200);
+    server.post("/push/publish?channel=a", "", "x").await.ok();
+}
