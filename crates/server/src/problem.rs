@@ -14,7 +14,8 @@ pub struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: Cow<'static, str>,
-    headers: HeaderMap,
+    /// Boxed: a map is large, and a problem is the error of almost every function here.
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
@@ -27,7 +28,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Problem {
-        Problem { status, kind, title, detail: detail.into(), headers: HeaderMap::new() }
+        Problem { status, kind, title, detail: detail.into(), headers: Box::default() }
     }
 
     /// 400 `bad_request`: the request says something that it can't.
@@ -104,7 +105,7 @@ impl Problem {
     pub fn response<B: From<String>>(&self, request_id: &str) -> Response<B> {
         let mut response = Response::new(B::from(self.document(request_id)));
         *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers.clone();
+        *response.headers_mut() = (*self.headers).clone();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
