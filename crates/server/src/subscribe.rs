@@ -271,6 +271,7 @@ fn not_built(name: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::auth::GrantTemplates;
@@ -474,5 +475,100 @@ mod tests {
             |value: &'static str| asked(&Identity::dev(), "/events", &[("accept", value.as_bytes())]);
         assert_eq!(accept("application/json").unwrap_err().status(), 406);
         assert!(accept("*/*").is_ok());
+    }
+
+    /// Patterns that may be granted or asked for: short ones over a small alphabet, so that they meet.
+    fn any_pattern() -> impl Strategy<Value = String> {
+        let level =
+            prop_oneof![4 => Just("a"), 2 => Just("b"), 2 => Just("*"), 1 => Just("7"), 1 => Just("%2A")];
+        let first = prop_oneof![8 => Just(None), 2 => Just(Some("$user")), 1 => Just(Some("$all"))];
+        (first, prop::collection::vec(level, 0..3), any::<bool>()).prop_map(|(first, mut levels, rest)| {
+            match first {
+                Some("$all") => "$all".to_owned(),
+                Some(_) => format!("$user/{}", levels.first().unwrap_or(&"*")),
+                None => {
+                    if rest || levels.is_empty() {
+                        levels.push("**");
+                    }
+                    levels.join("/")
+                }
+            }
+        })
+    }
+
+    /// Whether a pattern matches a channel, written as plainly as can be.
+    fn matches(pattern: &[&str], channel: &[&str]) -> bool {
+        let Some((mine, pattern)) = pattern.split_first() else { return channel.is_empty() };
+        let Some((theirs, rest)) = channel.split_first() else { return false };
+        match *mine {
+            "**" => channel.iter().all(|level| !level.starts_with('$')),
+            "*" => !theirs.starts_with('$') && matches(pattern, rest),
+            mine => mine == *theirs && matches(pattern, rest),
+        }
+    }
+
+    fn universe() -> Vec<Channel> {
+        let levels = ["a", "b", "7", "%2A"];
+        let mut all = vec![Channel::all()];
+        all.extend(["7", "8", "a", "b", "*"].map(|id| Channel::user(&id.parse().unwrap())));
+        for x in levels {
+            all.push(x.parse().unwrap());
+            for y in levels {
+                all.push(format!("{x}/{y}").parse().unwrap());
+                all.extend(levels.map(|z| format!("{x}/{y}/{z}").parse().unwrap()));
+            }
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever is asked for: a stream shows nothing but what a grant shows, what is sent to all, and what is sent
+        /// to its own user; and with `only=1` nothing that was not asked for.
+        #[test]
+        fn no_stream_shows_what_was_not_granted(
+            granted in prop::collection::vec(any_pattern(), 0..4),
+            asked_for in prop::collection::vec(any_pattern(), 0..3),
+            only: bool,
+            id in prop_oneof![Just("7"), Just("*"), Just("a")],
+        ) {
+            let identity = user(id, &granted.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut query: String = asked_for.iter().map(|text| format!("channel={}&", text.replace('%', "%25"))).collect();
+            query.push_str(if only { "only=1" } else { "only=0" });
+            let own = identity.user.as_ref().map(Channel::user);
+            let shows = |pattern: &String, channel: &Channel| {
+                matches(&pattern.split('/').collect::<Vec<_>>(), &channel.as_str().split('/').collect::<Vec<_>>())
+            };
+            match asked(&identity, &format!("/events?{query}"), &[]) {
+                Ok(request) => {
+                    for channel in universe() {
+                        let shown = request.views.iter().any(|view| view.shows(&channel));
+                        let implied = channel == Channel::all() || Some(&channel) == own.as_ref();
+                        let may = implied || granted.iter().any(|grant| shows(grant, &channel));
+                        let wanted = asked_for.iter().any(|pattern| shows(pattern, &channel));
+                        prop_assert_eq!(shown, wanted || (implied && !only), "{}", channel);
+                        prop_assert!(!shown || may, "{}", channel);
+                    }
+                }
+                Err(problem) => {
+                    prop_assert_eq!(problem.kind(), "not_granted");
+                    // A single channel that is granted is never refused.
+                    let all_plain = asked_for.iter().all(|text| !text.contains('*'));
+                    let all_granted = asked_for.iter().all(|text| granted.contains(text));
+                    prop_assert!(!(all_plain && all_granted));
+                }
+            }
+        }
+
+        #[test]
+        fn no_query_makes_it_panic(
+            query in "(channel|history|padding|client|lastEventId|only|x)=[ -~]{0,20}(&[a-zA-Z_%=&+.]{0,30}){0,4}",
+            id in prop::collection::vec(0x20_u8..=0xff, 0..60),
+        ) {
+            let encoded: String = query.bytes().filter(|b| !b" \"#<>\\^`{|}".contains(b)).map(char::from).collect();
+            let id: Vec<u8> = id.into_iter().filter(|&byte| byte != 0x7f).collect();
+            let _ = asked(&Identity::dev(), &format!("/events?{encoded}"), &[("last-event-id", &id)]);
+        }
     }
 }

@@ -49,22 +49,22 @@ impl Credential {
 
 /// The token of `Authorization: Bearer`. Other schemes are for whoever stands before this server.
 fn bearer(headers: &HeaderMap) -> Result<Option<Secret>, Problem> {
-    let mut found = None;
-    for value in headers.get_all(AUTHORIZATION) {
-        let Some(token) = value.to_str().ok().and_then(bearer_token) else { continue };
-        if found.replace(token).is_some() {
-            return Err(invalid_token("there are two Authorization headers".into()));
-        }
-    }
-    match found {
-        Some("") => Err(invalid_token("Authorization says Bearer, but no token".into())),
-        token => Ok(token.map(Secret::new)),
+    let mut tokens = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
+    match (tokens.next(), tokens.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(invalid_token("there are two tokens in Authorization".into())),
+        (Some(token), None) => match std::str::from_utf8(token) {
+            Ok(token) if !token.is_empty() => Ok(Some(Secret::new(token))),
+            _ => Err(invalid_token("Authorization says Bearer, but no token".into())),
+        },
     }
 }
 
-fn bearer_token(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches([' ', '\t']))
+/// What comes after the scheme. As bytes: a token that is no text is a bad token, not none.
+fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    let end = value.iter().position(|&byte| byte == b' ').unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii())
 }
 
 fn api_key(headers: &HeaderMap) -> Result<Option<Secret>, Problem> {
@@ -130,6 +130,11 @@ mod tests {
     use super::*;
 
     fn find(uri: &str, headers: &[(&str, &str)]) -> Result<Credential, u16> {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        find_bytes(uri, &headers)
+    }
+
+    fn find_bytes(uri: &str, headers: &[(&str, &[u8])]) -> Result<Credential, u16> {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -163,6 +168,8 @@ mod tests {
         }
         assert_eq!(header("Bearer"), Err(401));
         assert_eq!(header("Bearer "), Err(401));
+        assert_eq!(find_bytes("/events?token=q", &[("authorization", b"Bearer \xff")]), Err(401));
+        assert_eq!(find_bytes("/events", &[("authorization", b"\xff")]), Ok(Credential::None));
         assert_eq!(find("/", &[("authorization", "Bearer a"), ("authorization", "Bearer b")]), Err(401));
         assert_eq!(find("/", &[("x-api-key", "a"), ("x-api-key", "a")]), Err(401));
         assert_eq!(find("/", &[("x-api-key", "")]), Err(401));

@@ -192,12 +192,23 @@ fn write_private_temporary(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&temporary)?;
+    give_to_owner_of_directory(path, &file);
     let written = file.write_all(text).and_then(|()| file.sync_all());
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
     Ok(temporary)
+}
+
+/// An administrator's command (`sudo tidings key create`) must not leave a file that the server can't read. Nobody
+/// else can give a file away, nor needs to.
+fn give_to_owner_of_directory(path: &Path, file: &File) {
+    #[cfg(unix)]
+    if let Some(Ok(directory)) = path.parent().map(fs::metadata) {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let _ = fchown(file, Some(directory.uid()), Some(directory.gid()));
+    }
 }
 
 /// A new name is only durable once its directory is.

@@ -144,3 +144,22 @@ fn configured_secrets_are_not_repeated_in_mistakes() {
         assert!(!said.is_empty() && !said.contains(CANARY), "{said}");
     }
 }
+
+#[test]
+fn a_refused_origin_is_in_the_log_with_what_would_allow_it() {
+    let seen = Seen::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(seen.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let cors = Cors::new(Origins::default());
+        for _ in 0..3 {
+            let page = request("/events?token=CANARYx7Qm", &[("origin", "https://app.example")]);
+            cors.apply(&page, &mut http::HeaderMap::new());
+        }
+        let own =
+            request("/publish", &[("origin", "https://own.example"), ("sec-fetch-site", "same-origin")]);
+        Cors::new(Origins::default()).apply(&own, &mut http::HeaderMap::new());
+    });
+    let text = seen.text();
+    assert_eq!(text.matches("[cors] origins = [\"https://app.example\"]").count(), 1, "{text}");
+    assert!(!text.contains(CANARY) && !text.contains("own.example"), "{text}");
+}
