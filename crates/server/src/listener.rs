@@ -69,8 +69,9 @@ impl Server {
     /// # Errors
     /// When the listener can't be set up.
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
-        // On Linux, what is accepted inherits these.
+        // On Linux, what is accepted inherits these, unless it was waiting already.
         set_up(&SockRef::from(&listener))?;
+        let send_buffer = SockRef::from(&listener).send_buffer_size()?;
         let drain = self.app.drain.clone();
         let mut over = pin!(drain.over());
         loop {
@@ -80,8 +81,9 @@ impl Server {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    #[cfg(not(target_os = "linux"))]
-                    if set_up(&SockRef::from(&socket)).is_err() {
+                    let options = SockRef::from(&socket);
+                    let inherited = options.send_buffer_size().is_ok_and(|size| size == send_buffer);
+                    if !inherited && set_up(&options).is_err() {
                         continue;
                     }
                     tokio::spawn(self.clone().connection(socket, peer));

@@ -226,5 +226,5 @@ pub(crate) fn spread(retry: Duration, (least, most): (u32, u32)) -> u32 {
 fn random_below(end: u32) -> u32 {
     // Without randomness there is no jitter, which is no reason to refuse anybody.
     let random = getrandom::u32().unwrap_or_default();
-    u32::try_from(u64::from(random) * u64::from(end) >> 32).unwrap_or_default()
+    u32::try_from((u64::from(random) * u64::from(end)) >> 32).unwrap_or_default()
 }
