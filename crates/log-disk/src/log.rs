@@ -54,7 +54,7 @@ pub struct DiskLogConfig {
     /// What is kept.
     pub retention: Retention,
     /// How many bytes are kept in reserve, so that there is space to remove records on a full disk. A quarter of it
-    /// has to stay free besides. Default: 16 MiB.
+    /// has to stay free besides. Default: 32 MiB.
     pub reserve_bytes: u64,
     /// How many bytes of data may wait to be stored; past that an append is refused as busy. Default: 64 MiB.
     pub queue_bytes: usize,
@@ -69,7 +69,7 @@ impl DiskLogConfig {
             dir,
             sync: SyncPolicy::Always,
             retention: Retention::default(),
-            reserve_bytes: 16 << 20,
+            reserve_bytes: 32 << 20,
             queue_bytes: 64 << 20,
             fatal: |reason| eprintln!("tidings: {reason}"),
         }

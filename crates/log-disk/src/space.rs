@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// How large SQLite's pages are.
+pub(crate) const PAGE: u64 = 4_096;
+
 /// A file that takes up space until that is needed.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -39,22 +42,32 @@ impl Space {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Whether so many bytes can be stored and the log's own work still goes on. `inside`: how many bytes are free
-    /// inside the database, asked for only when it matters.
-    pub(crate) fn has_room(&self, bytes: u64, inside: impl FnOnce() -> u64) -> bool {
+    /// Whether so many bytes can be stored and the log's own work still goes on. `pending`: how many bytes the
+    /// write-ahead log has for the database. `inside`: how many bytes are free inside the database, asked for only
+    /// when it matters.
+    pub(crate) fn has_room(&self, bytes: u64, pending: u64, inside: impl FnOnce() -> u64) -> bool {
         // What comes is written twice, to the write-ahead log and from there into the database. A reserve that was
         // given away is taken again first: nothing new lives on it.
         let missing = if self.held { 0 } else { self.size };
-        let needed = missing.saturating_add(self.margin()).saturating_add(bytes.saturating_mul(2));
+        let needed = [missing, self.margin(), pending, bytes.saturating_mul(2)]
+            .into_iter()
+            .fold(0, u64::saturating_add);
         // What can't be asked is found out by writing.
         self.free().map_or(true, |free| free >= needed || free.saturating_add(inside()) >= needed)
     }
 
     /// Gives the reserve away, so that records can be removed: SQLite writes for that too.
-    pub(crate) fn release(&mut self) {
-        if self.held && fs::remove_file(&self.reserve).is_ok() {
-            self.held = false;
-        }
+    /// Says whether there was one.
+    pub(crate) fn release(&mut self) -> bool {
+        let released = self.held && fs::remove_file(&self.reserve).is_ok();
+        self.held &= !released;
+        released
+    }
+
+    /// How many pages the write-ahead log may have when it is copied into the database, which may grow by as many:
+    /// half of the reserve, and at most 16 MB, so that one copy doesn't keep appends waiting for long.
+    pub(crate) fn checkpoint_pages(&self) -> u64 {
+        (self.size / 2 / PAGE).clamp(256, 4_096)
     }
 
     /// Takes the reserve again, once there is enough space for it.

@@ -24,8 +24,6 @@ use crate::{Fatal, SyncPolicy};
 const GROUP_BYTES: usize = 4 << 20;
 /// How many records one transaction stores.
 const GROUP_RECORDS: usize = 10_000;
-/// How many pages of 4 KiB the write-ahead log has when it is copied into the database: about 16 MB.
-const CHECKPOINT_PAGES: u64 = 4_096;
 /// How old the head mark may get while records are stored.
 const MARK_AGE: Duration = Duration::from_millis(200);
 /// How many rows of removed records one round of retention sweeps, and how many channels it looks at. A few
@@ -446,7 +444,7 @@ impl Writer {
         self.shared.feed.announce(items);
         drop(catalog);
         self.upkeep.dropped = changes.dropped;
-        if self.upkeep.pages >= CHECKPOINT_PAGES || self.upkeep.full {
+        if self.upkeep.pages >= self.space.checkpoint_pages() || self.upkeep.full {
             self.checkpoint(false);
         }
     }
@@ -568,7 +566,9 @@ impl Writer {
     // space
 
     fn has_room(&mut self, bytes: usize) -> bool {
-        let room = self.space.has_room(bytes as u64, || self.store.free_bytes().unwrap_or_default());
+        let pending = self.upkeep.pages * crate::space::PAGE;
+        let inside = || self.store.free_bytes().unwrap_or_default();
+        let room = self.space.has_room(bytes as u64, pending, inside);
         if room == self.upkeep.full {
             self.set_full(!room);
         }
@@ -602,7 +602,13 @@ impl Writer {
                 self.shared.syncs.fetch_add(2, Ordering::Relaxed);
             }
             // The write-ahead log stays as it is, and with it everything stored.
-            Err(error) if error.is_full() => self.set_full(true),
+            Err(error) if error.is_full() => {
+                self.set_full(true);
+                // The reserve is made large enough for it. What is written next would need it less.
+                if self.space.release() {
+                    self.checkpoint(truncate);
+                }
+            }
             Err(error) if is_busy(&error) => {}
             Err(error) => self.die("the write-ahead log can't be copied into the database", &error),
         }
