@@ -18,7 +18,7 @@ mod route;
 mod stream;
 mod subscribe;
 
-pub use self::http::{Peer, Side, router};
+pub use self::http::{Side, router};
 pub use app::App;
 pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
 pub use drain::Drained;

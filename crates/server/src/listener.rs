@@ -127,7 +127,10 @@ impl Server {
                 match stream::open(&self.app, workers, &parts, peer).await {
                     Ok(admission) => {
                         drop(open);
-                        admission.hand_over(socket);
+                        // An error says that the socket is gone, and with it who would be told.
+                        if let Ok(socket) = socket.into_std() {
+                            admission.hand_over(socket);
+                        }
                     }
                     Err(answer) => send_last(socket, &answer).await,
                 }

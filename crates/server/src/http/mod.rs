@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::routing::any;
 use http::header::{ALLOW, HeaderValue, ORIGIN, VARY};
 use http::request::Parts;
@@ -29,7 +30,7 @@ use tracing::{debug, error};
 
 use self::routes::{Endpoint, ROUTES, Route};
 use crate::auth::Identity;
-use crate::{App, Problem};
+use crate::{App, Problem, stream};
 
 /// Which of a server's two addresses a router is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +43,7 @@ pub enum Side {
     Both,
 }
 
-/// The other end of the connection that a request came on. The listener puts it into the request's extensions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-/// The routes of one side. Streams on HTTP/1.1 never come here: the listener gives them to the workers.
+/// The routes of one side. Streams come here only from who serves the router without our listener.
 pub fn router(app: Arc<App>, side: Side) -> Router {
     let base = app.config.base_path.clone();
     let mut router = Router::new();
@@ -84,8 +81,10 @@ impl Call {
 async fn handle(app: Arc<App>, route: Option<&'static Route>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     // Without a listener of ours the peer is not known, and is nobody that anything is allowed to.
-    let peer =
-        parts.extensions.get().map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |Peer(peer)| *peer);
+    let peer = parts
+        .extensions
+        .get()
+        .map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |ConnectInfo(peer)| *peer);
     // Back ends, which publish the most, send no Origin.
     let cross_origin = parts.headers.contains_key(ORIGIN).then(|| parts.clone());
     let (method, path) = (parts.method.clone(), parts.uri.path_and_query().cloned());
@@ -133,9 +132,7 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
 async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Publish => Err(Problem::internal("a publish came the wrong way")),
-        Endpoint::Stream => Err(Problem::not_implemented(
-            "streams are HTTP/1.1, on a listener of Tidings: serve the router with tidings::serve",
-        )),
+        Endpoint::Stream => stream::relay(&call.app, call.parts, call.peer).await,
         Endpoint::History => history::read(call).await,
         Endpoint::Purge => history::purge(call).await,
         Endpoint::Channels => channels::list(call).await,

@@ -6,7 +6,7 @@ use http::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Publish,
-    /// Answered by a worker; here only what can't reach one.
+    /// Relayed from a worker; on a listener of ours a stream goes there by itself.
     Stream,
     History,
     Purge,

@@ -3,10 +3,12 @@
 mod conn;
 pub(crate) mod head;
 mod open;
+mod relay;
 mod sweep;
 mod timers;
 mod worker;
 
 pub use conn::{CloseReason, ConnectionFilter, ConnectionInfo};
 pub(crate) use open::open;
+pub(crate) use relay::relay;
 pub use worker::{StreamStats, WorkerStats, WorkersHandle};

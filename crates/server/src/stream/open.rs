@@ -1,6 +1,6 @@
 //! From a subscribe request to a stream that a worker can take.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use http::header::{HeaderValue, RETRY_AFTER};
@@ -10,7 +10,6 @@ use serde_json::json;
 use tidings_hub::log::{Durability, ReadError};
 use tidings_hub::{Opening, Resume, Start, Timestamp};
 use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
-use tokio::net::TcpStream;
 
 use super::conn::About;
 use super::head;
@@ -30,12 +29,9 @@ pub(crate) struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Gives the stream's socket to its worker.
+    /// Gives the stream's socket, which does not block, to its worker.
     pub(crate) fn hand_over(self, socket: TcpStream) {
-        // An error says that the socket is gone, and with it who would be told.
-        if let Ok(socket) = socket.into_std() {
-            self.workers.admit(self.stream, socket);
-        }
+        self.workers.admit(self.stream, socket);
     }
 }
 

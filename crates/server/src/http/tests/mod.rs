@@ -5,10 +5,12 @@ mod lines;
 mod publish;
 mod surface;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -17,7 +19,7 @@ use tidings_hub::{Hub, HubConfig, Start, Subscribe, Subscription, View};
 use tidings_wire::{CursorKey, Epoch, Pattern};
 use tower::ServiceExt;
 
-use super::{Peer, Side, router};
+use super::{Side, router};
 use crate::auth::{Access, AccessConfig, Cors, Origins};
 use crate::{App, ServerConfig};
 
@@ -149,6 +151,6 @@ fn request(method: &str, target: &str, body: Body) -> Request<Body> {
     *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
     *request.uri_mut() = target.parse().unwrap();
     request.headers_mut().insert("host", "localhost:4600".parse().unwrap());
-    request.extensions_mut().insert(Peer(([127, 0, 0, 1], 50000).into()));
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 50000))));
     request
 }
