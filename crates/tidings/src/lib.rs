@@ -1,1 +1,41 @@
 //! Push events to the people looking at your pages: hub, log, server and client as a library.
+//!
+//! A [`Hub`] is one ordered log; a channel is a view of it; a subscriber is a cursor. A program makes a hub, publishes
+//! to it, and lets browsers subscribe with `EventSource`: either by [`axum::routes`], mounted in an axum application
+//! like any other route, or by [`serve`], which keeps the streams on worker threads of their own (a few hundred bytes
+//! for each, and one call to the kernel for all that a subscriber is behind by) and gives everything else to the
+//! program's router.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use tidings::{Channel, Event, Pattern, Subscribe};
+//!
+//! let hub = tidings::in_memory()?;
+//! let mut orders = hub.subscribe(Subscribe::new(["orders/*".parse::<Pattern>()?.into()]))?;
+//!
+//! let channel: Channel = "orders/7".parse()?;
+//! hub.publish(Event::new(channel.into(), "paid".into())).await?;
+//!
+//! let delivery = orders.next().await?;
+//! assert_eq!(delivery.event().map(|event| event.data.as_str()), Some("paid"));
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod axum;
+mod http;
+mod log;
+
+pub use tidings_client as client;
+pub use tidings_hub as hub;
+pub use tidings_log_disk as log_disk;
+pub use tidings_server as server;
+pub use tidings_wire as wire;
+
+pub use http::{Http, serve};
+pub use log::{StartError, in_memory, on_disk};
+pub use tidings_hub::log::{MemoryLog, MemoryLogConfig};
+pub use tidings_hub::{Delivery, Hub, HubConfig, Start, Subscribe, Subscription, View};
+pub use tidings_log_disk::{DiskLog, DiskLogConfig};
+pub use tidings_wire::{Channel, Data, Event, EventType, Pattern, Targets, UserId};
