@@ -1,3 +1,47 @@
 //! The `tidings` command.
 
-fn main() {}
+mod args;
+mod check;
+mod config;
+mod date;
+mod descriptors;
+mod grants;
+mod key;
+mod logging;
+mod outcome;
+mod output;
+mod publish;
+mod serve;
+mod subscribe;
+mod token;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    outcome::report(run(Cli::parse().command))
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Publish(args) => on_one_thread(publish::run(args)),
+        Command::Subscribe(args) => on_one_thread(subscribe::run(args)),
+        Command::Token(args) => token::run(&args),
+        Command::Key { command } => key::run(&command),
+        Command::Check(args) => check::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidings", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end())
+        }
+    }
+}
+
+fn on_one_thread(command: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

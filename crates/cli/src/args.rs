@@ -1,0 +1,363 @@
+//! What can be typed: one definition for the parser, the help and the completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::Flags;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or a mistake in the configuration.";
+
+/// Push events to the people who are looking at your pages.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidings",
+    version,
+    about,
+    after_help = "Try it:
+  tidings serve --dev                          in one terminal: a server, and the address of its page
+  tidings subscribe 'orders/*'                 in another: prints events as they come
+  tidings publish orders/7 'paid'              in a third: sends one
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or a mistake in the configuration."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    #[command(after_help = format!("Examples:
+  tidings serve --dev
+      Anybody on this machine may do anything: to try it, and for development.
+  tidings serve --config /etc/tidings.toml
+      With every setting in a file; `tidings check` says whether it is right.
+  tidings serve --listen 0.0.0.0:4600 --data-dir /var/lib/tidings
+      For everybody, with tokens that `tidings token --data-dir /var/lib/tidings` makes.
+
+Each setting can be said in the file, in the environment (TIDINGS_LISTEN, TIDINGS_LIMITS__PER_USER) or by a flag;
+a flag beats the environment, which beats the file. SIGTERM and SIGINT drain: streams are closed over the grace
+period, and whoever comes back misses nothing. A second one ends it at once.
+
+{EXIT_CODES}"))]
+    Serve(Serve),
+    /// Send an event
+    #[command(after_help = format!("Examples:
+  tidings publish orders/7 'paid'
+  tidings publish orders/7 --event status --json '{{\"state\":\"paid\"}}'
+  tidings publish --user ada 'you have mail'
+  tidings publish --broadcast --event deploy 'a new version is out'
+  tail -f app.log | tidings publish logs/app --stdin
+  tidings publish avatar/7 < picture.base64
+
+Prints the id of each event once it is stored.
+
+{EXIT_CODES}"))]
+    Publish(Publish),
+    /// Print events as they come
+    #[command(after_help = format!("Examples:
+  tidings subscribe 'orders/*'
+  tidings subscribe 'orders/*' --history 10 --json | jq .data
+  tidings subscribe jobs/7 --count 1
+  TIDINGS_TOKEN=$(tidings token --sub ada) tidings subscribe
+
+Resumes by itself: when the connection is lost or the server restarts it comes back to every event in between, or
+says that events are missing. Without a channel there is what is sent to the token's user and to everybody.
+With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
+
+{EXIT_CODES}"))]
+    Subscribe(Subscribe),
+    /// Make a token (JWT) and print it
+    #[command(after_help = format!("Examples:
+  tidings token --sub ada --subscribe 'orders/{{sub}}/*'
+      For the page of the user ada: her orders, and what is sent to her.
+  tidings token --sub shop --publish 'orders/**' --publish '$user/*' --ttl 30d
+      For a back end that sends to orders and to users.
+  curl -H \"Authorization: Bearer $(tidings token --sub ops --admin)\" http://127.0.0.1:4600/stats
+
+Signs with the first shared secret in the configuration, else with the secret in the data directory, which is made if
+the server has not been started yet.
+
+{EXIT_CODES}"))]
+    Token(Token),
+    /// Make, list and revoke API keys
+    #[command(after_help = EXIT_CODES)]
+    Key {
+        #[command(subcommand)]
+        command: Key,
+    },
+    /// Check a configuration and print it as it comes out, secrets hidden
+    #[command(after_help = format!("Examples:
+  tidings check --config /etc/tidings.toml
+  TIDINGS_LIMITS__PER_USER=50 tidings check
+
+Reports all mistakes together, each with its file and line (or the name in the environment).
+
+{EXIT_CODES}"))]
+    Check(Configured),
+    /// Print completions for a shell
+    #[command(after_help = "Examples:
+  tidings completions bash > ~/.local/share/bash-completion/completions/tidings
+  tidings completions zsh > ~/.zfunc/_tidings
+  tidings completions fish > ~/.config/fish/completions/tidings.fish")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Configured {
+    /// Configuration file (TOML); also TIDINGS_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the log, the secret and the API keys are [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+}
+
+impl Configured {
+    pub(crate) fn flags(&self) -> Flags {
+        let mut flags = Flags::default();
+        flags.add("data_dir", "--data-dir", self.data_dir.as_deref());
+        flags
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    /// Anybody on this machine may do anything; for development, on loopback only
+    #[arg(long)]
+    dev: bool,
+    /// Where to listen [default: 127.0.0.1:4600]; port 0 takes any free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Where everything but what browsers need is to be had
+    #[arg(long, value_name = "ADDR:PORT")]
+    internal_listen: Option<String>,
+    /// What every path begins with, like /push
+    #[arg(long, value_name = "PATH")]
+    base_path: Option<String>,
+    /// Where events are kept: memory, or disk [default: disk]
+    #[arg(long, value_name = "LOG")]
+    log: Option<String>,
+    /// When an answered event is on the disk: always, never, or a duration like 100ms [default: always]
+    #[arg(long, value_name = "WHEN")]
+    sync: Option<String>,
+    /// How often a silent stream gets a byte [default: 15s]
+    #[arg(long, value_name = "TIME")]
+    heartbeat: Option<String>,
+    /// How long clients wait before they come back [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    retry: Option<String>,
+    /// What a stop takes at most [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    drain: Option<String>,
+    /// Threads that write streams [default: one for each core]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// What is logged: error, warn, info, debug, or in the terms of RUST_LOG [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged: human, json, or auto (human on a terminal) [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Redis as the log, in a later version
+    #[arg(long, value_name = "URL", hide = true)]
+    redis: Option<String>,
+}
+
+impl Serve {
+    pub(crate) fn flags(&self) -> Flags {
+        let mut flags = self.configured.flags();
+        for (setting, flag, value) in [
+            ("listen", "--listen", &self.listen),
+            ("internal_listen", "--internal-listen", &self.internal_listen),
+            ("base_path", "--base-path", &self.base_path),
+            ("log", "--log", &self.log),
+            ("sync", "--sync", &self.sync),
+            ("heartbeat", "--heartbeat", &self.heartbeat),
+            ("retry", "--retry", &self.retry),
+            ("drain", "--drain", &self.drain),
+            ("workers", "--workers", &self.workers),
+            ("log_level", "--log-level", &self.log_level),
+            ("log_format", "--log-format", &self.log_format),
+            ("redis", "--redis", &self.redis),
+        ] {
+            flags.add(setting, flag, value.as_deref());
+        }
+        flags.add("dev", "--dev", self.dev.then_some("true"));
+        flags
+    }
+}
+
+/// Which server, and by what right.
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    /// The server; also TIDINGS_URL
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIDINGS_URL",
+        hide_env = true,
+        default_value = "http://127.0.0.1:4600"
+    )]
+    pub(crate) url: String,
+    /// Token or API key; better in TIDINGS_TOKEN (or TIDINGS_API_KEY), for others see what is typed
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl Server {
+    /// The credential to send, if there is one.
+    pub(crate) fn token(&self) -> Option<String> {
+        let from = |name| std::env::var(name).ok().filter(|token| !token.is_empty());
+        self.token.clone().or_else(|| from("TIDINGS_TOKEN")).or_else(|| from("TIDINGS_API_KEY"))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// CHANNEL and DATA; only DATA when --channel, --user or --broadcast says where to. Without DATA it is read from
+    /// the standard input
+    #[arg(value_name = "CHANNEL] [DATA", num_args = 0..=2)]
+    pub(crate) words: Vec<String>,
+    /// To this channel (repeatable)
+    #[arg(long, value_name = "CHANNEL")]
+    pub(crate) channel: Vec<String>,
+    /// To this user, on every device (repeatable)
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Vec<String>,
+    /// To everybody
+    #[arg(long)]
+    pub(crate) broadcast: bool,
+    /// The event's type [default: message]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) event: Option<String>,
+    /// DATA is JSON, and sent as such; otherwise it is a text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Each line of the standard input is an event, published as it comes
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// For how long it is replayed, like 30s or 1h; for ever, as far as retention goes, without
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<String>,
+    /// Only to who is there now; not kept
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Subscribe {
+    /// Channels and patterns: * is one level, ** is the rest
+    #[arg(value_name = "CHANNEL")]
+    pub(crate) channels: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Begin after the event with this id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["history", "earliest"])]
+    pub(crate) last_event_id: Option<String>,
+    /// Begin with the newest N events of each channel
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000), conflicts_with = "earliest")]
+    pub(crate) history: Option<u16>,
+    /// Begin with the oldest event that is kept
+    #[arg(long)]
+    pub(crate) earliest: bool,
+    /// Nothing but these channels: not what is sent to the user or to everybody
+    #[arg(long)]
+    pub(crate) only: bool,
+    /// End after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Say nothing about the connection on the standard error
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// What is granted.
+#[derive(Debug, Args)]
+pub(crate) struct Grants {
+    /// May subscribe to these channels (repeatable); {sub} stands for the user
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) subscribe: Vec<String>,
+    /// May publish to these channels (repeatable); '$user/*' is users, '$all' everybody
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) publish: Vec<String>,
+    /// May see who is in these channels (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) presence: Vec<String>,
+    /// May look at and manage everything
+    #[arg(long)]
+    pub(crate) admin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    /// The user
+    #[arg(long, value_name = "USER")]
+    pub(crate) sub: Option<String>,
+    #[command(flatten)]
+    pub(crate) grants: Grants,
+    /// How long it is good
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) ttl: String,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print it; it is kept as a hash and can't be shown again
+    #[command(after_help = "Examples:
+  tidings key create --name shop --publish 'orders/**' --publish '$user/*'
+  tidings key create --name ops --admin")]
+    Create {
+        /// What to call it
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        #[command(flatten)]
+        grants: Grants,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Print the keys there are: id, name, when made, grants
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Take a key back; a running server refuses it within a second or two
+    Revoke {
+        /// The key's id or name
+        #[arg(value_name = "ID|NAME")]
+        key: String,
+        #[command(flatten)]
+        configured: Configured,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,51 @@
+//! `tidings token`: makes a JWT and prints it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tidings::hub::Timestamp;
+use tidings::server::auth::{KeyConfig, KeySource, NewToken, Secrets};
+use tidings::wire::UserId;
+
+use crate::args;
+use crate::config::{Config, Sources, parse_duration};
+use crate::outcome::Usage;
+use crate::output;
+
+/// A token can't be taken back before its end, so that one for longer than ten years is a mistake.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
+pub(crate) fn run(args: &args::Token) -> Result<()> {
+    let user: Option<UserId> = match &args.sub {
+        Some(sub) => Some(sub.parse().map_err(|bad| Usage(format!("--sub {sub:?} is no user: {bad}")))?),
+        None => None,
+    };
+    let ttl = parse_duration(&args.ttl).map_err(|bad| Usage(format!("--ttl: {bad}")))?;
+    if ttl.is_zero() || ttl > LONGEST {
+        bail!(Usage("--ttl has to be more than nothing and at most 3650d".to_owned()));
+    }
+    let token = NewToken { user, grants: args.grants.read()?, admin: args.grants.admin, ttl };
+    if token.user.is_none() && token.grants == Default::default() && !token.admin {
+        bail!(Usage(
+            "a token for whom, or for what? Give --sub, --subscribe, --publish or --admin".to_owned()
+        ));
+    }
+    let configured = &args.configured;
+    let config = Config::check(Sources::gather(configured.config.as_deref(), configured.flags())?)?;
+    let key = signing_key(&config)?;
+    let signed = token.sign(&key, &config.auth.access.claim, Timestamp::now())?;
+    output::line(signed.expose())
+}
+
+/// The first configured key that can sign; without any the one in the data directory, made now if the server has not
+/// been started yet.
+fn signing_key(config: &Config) -> Result<KeyConfig> {
+    let keys = &config.auth.access.keys;
+    if keys.is_empty() {
+        let secrets =
+            Secrets::load_or_create(&config.data_dir).context("the data directory's secret can't be had")?;
+        return Ok(KeyConfig::secret(secrets.jwt));
+    }
+    let shared = keys.iter().find(|key| matches!(key.source, KeySource::Secret(_)));
+    Ok(shared.unwrap_or(&keys[0]).clone())
+}

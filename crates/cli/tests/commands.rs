@@ -1,0 +1,124 @@
+//! Commands without a server: exit codes, what is said, completions.
+
+mod harness;
+
+use harness::{run, stderr, stdout_of, tidings};
+
+#[test]
+fn mistakes_in_a_configuration_are_listed_with_their_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tidings.toml");
+    std::fs::write(&file, "lisen = \"127.0.0.1:1\"\nheartbeat = 15\n[limits]\nper_user = 5\n").unwrap();
+    for command in [&["check"][..], &["serve"], &["token", "--sub", "a"], &["key", "list"]] {
+        let output = run(tidings().args(command).arg("--config").arg(&file).env("TIDINGS_RETRY", "soon"));
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        let said = stderr(&output);
+        let at = file.display();
+        for mistake in [
+            format!("{at}:1: lisen is not a setting, did you mean listen?"),
+            format!("{at}:2: heartbeat: write the unit, like \"15s\""),
+            "TIDINGS_RETRY: retry: \"soon\" is not a duration".to_owned(),
+        ] {
+            assert!(said.contains(&mistake), "{mistake}\nnot in\n{said}");
+        }
+        assert!(said.contains("3 mistakes"), "{said}");
+    }
+}
+
+#[test]
+fn check_prints_what_comes_out_and_hides_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tidings.toml");
+    std::fs::write(
+        &file,
+        "heartbeat = \"20s\"\n[[auth.key]]\nalg = \"HS256\"\nsecret = \"canary-secret-of-thirty-two-bytes\"\n",
+    )
+    .unwrap();
+    let shown =
+        stdout_of(tidings().arg("check").arg("--config").arg(&file).env("TIDINGS_LIMITS__PER_USER", "5"));
+    for line in ["heartbeat = \"20s\"", "per_user = 5", "secret = \"(hidden)\"", "# TIDINGS_LIMITS__PER_USER"]
+    {
+        assert!(shown.contains(line), "{line}\nnot in\n{shown}");
+    }
+    assert!(!shown.contains("canary"), "{shown}");
+    let by_environment = stdout_of(tidings().arg("check").env("TIDINGS_CONFIG", &file));
+    assert!(by_environment.contains("heartbeat = \"20s\""));
+
+    std::fs::write(&file, "[[auth.key]]\nalg = \"RS256\"\nfile = \"/nowhere/key.pem\"\n").unwrap();
+    let output = run(tidings().arg("check").arg("--config").arg(&file));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("tidings.toml:1: [[auth.key]] 1: can't read /nowhere/key.pem"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(tidings().args(["check", "--config", "/nowhere/tidings.toml"]));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn redis_is_refused_for_now() {
+    let output = run(tidings().args(["serve", "--log", "redis", "--redis", "redis://127.0.0.1"]));
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("--log: log: redis is not in this version yet"), "{said}");
+    assert!(said.contains("--redis: redis is not in this version yet"), "{said}");
+}
+
+#[test]
+fn exit_codes_tell_usage_from_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let code = |arguments: &[&str]| run(tidings().args(arguments).current_dir(dir.path())).status.code();
+    for usage in [
+        &[][..],
+        &["nonsense"],
+        &["serve", "--nonsense"],
+        &["publish"],
+        &["publish", "a", "b", "c"],
+        &["publish", "a", "x", "--stdin"],
+        &["publish", "a", "{", "--json"],
+        &["publish", "a", "x", "--ttl", "long"],
+        &["publish", "a", "x", "--url", "nowhere"],
+        &["subscribe", "--history", "5000"],
+        &["subscribe", "--history", "5", "--earliest"],
+        &["token"],
+        &["token", "--sub", "a", "--ttl", "0s"],
+        &["token", "--sub", "a", "--subscribe", "a//b"],
+        &["key", "create"],
+    ] {
+        assert_eq!(code(usage), Some(2), "{usage:?}");
+    }
+    // Port 9 is nobody's on this machine.
+    assert_eq!(code(&["publish", "a", "x", "--url", "http://127.0.0.1:9"]), Some(1));
+    assert_eq!(code(&["key", "revoke", "nobody"]), Some(1));
+    for fine in [&["--help"][..], &["--version"], &["serve", "--help"], &["check"]] {
+        assert_eq!(code(fine), Some(0), "{fine:?}");
+    }
+}
+
+#[test]
+fn help_teaches_by_examples_and_says_the_exit_codes() {
+    for command in ["serve", "publish", "subscribe", "token", "key", "check"] {
+        let help = stdout_of(tidings().args([command, "--help"]));
+        assert!(help.contains("Exit codes: 0 done, 1 failed, 2 wrong usage"), "{help}");
+        assert!(command == "key" || help.contains(&format!("tidings {command}")), "{help}");
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout_of(tidings().args(["completions", shell]));
+        for word in ["subscribe", "internal-listen", "last-event-id"] {
+            assert!(script.contains(word), "{shell} {word}");
+        }
+    }
+}
+
+#[test]
+fn a_token_is_made_where_the_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = stdout_of(tidings().args(["token", "--sub", "ada"]).current_dir(dir.path()));
+    assert_eq!(token.split('.').count(), 3, "{token}");
+    assert!(dir.path().join("data/secrets.json").exists());
+}
