@@ -1,5 +1,7 @@
 //! The log on disk: opening it, and what it answers.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,8 +117,10 @@ impl DiskLog {
     pub fn open(config: DiskLogConfig, now: Timestamp) -> Result<DiskLog, OpenError> {
         let dir = config.dir.path();
         let path = dir.join(FILE);
-        let store = Store::open(&path, config.sync == SyncPolicy::Always)?;
         let io = |error| OpenError::Directory { path: dir.to_owned(), error };
+        // SQLite would make it readable for others, and gives its write-ahead log the same mode.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(io)?;
+        let store = Store::open(&path, config.sync == SyncPolicy::Always)?;
         let (mut mark_file, mark) = MarkFile::open(dir).map_err(io)?;
         let found = Found::load(&store, &config.retention).map_err(|error| error.opening(path.clone()))?;
         let (recovery, catalog) =

@@ -21,7 +21,7 @@ impl Space {
     /// Takes `size` bytes in reserve, if there are that many.
     pub(crate) fn new(dir: &Path, size: u64) -> Space {
         let reserve = dir.join("reserve");
-        let held = fs::metadata(&reserve).is_ok_and(|file| file.len() == size);
+        let held = size == 0 || fs::metadata(&reserve).is_ok_and(|file| file.len() == size);
         let mut space = Space { dir: dir.to_owned(), reserve, size, held };
         if !held {
             // A part of one, from a process that was killed while it wrote.
@@ -59,7 +59,7 @@ impl Space {
     /// Gives the reserve away, so that records can be removed: SQLite writes for that too.
     /// Says whether there was one.
     pub(crate) fn release(&mut self) -> bool {
-        let released = self.held && fs::remove_file(&self.reserve).is_ok();
+        let released = self.held && self.size > 0 && fs::remove_file(&self.reserve).is_ok();
         self.held &= !released;
         released
     }

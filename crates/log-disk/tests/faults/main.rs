@@ -1,11 +1,13 @@
 //! Killed processes, lost power, failing calls, damaged files and full disks.
 //!
 //! Runs the log in child processes of its own, so it has no harness: `cargo test --test faults [name…]` runs the
-//! scenarios whose names contain one of the words. `FAULTS_SEED` repeats a run.
+//! scenarios whose names contain one of the words. `FAULTS_SEED` repeats a run. `-- fixture DIR` writes files for
+//! `tests/fixtures`.
 #![allow(clippy::print_stdout, reason = "a test runner reports on the terminal")]
 
 mod child;
 mod dice;
+mod fixture;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -14,6 +16,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "child") {
         return child::main(&arguments[1..]);
+    }
+    if let [first, dir] = &arguments[..]
+        && first == "fixture"
+    {
+        fixture::write(dir.as_ref());
+        return ExitCode::SUCCESS;
     }
     if let [first, dir] = &arguments[..]
         && first == "child-on-small-disk"

@@ -1,0 +1,320 @@
+//! What an opened log takes up from the one before it, and what it refuses.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidings_hub::log::suite::wait;
+use tidings_hub::log::{
+    AppendError, Caps, Durability, Located, Log, NewRecord, Order, ReadError, ReadLimit, Retention,
+    Selection, TailItem,
+};
+use tidings_hub::{Timestamp, View};
+use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig, OpenError, Recovery, SyncPolicy};
+use tidings_wire::{
+    Channel, ConnectionId, Data, Epoch, Event, Exclude, Pattern, Position, Sequence, Targets,
+};
+
+const NOW: Timestamp = Timestamp(1_763_645_351_000);
+
+fn config(dir: &Path) -> DiskLogConfig {
+    DiskLogConfig { reserve_bytes: 0, ..DiskLogConfig::new(DataDir::open(dir).unwrap()) }
+}
+
+fn open(dir: &Path) -> DiskLog {
+    DiskLog::open(config(dir), NOW).unwrap()
+}
+
+fn event(channel: &str, data: &str) -> NewRecord {
+    let channel = Channel::stored(channel).unwrap();
+    NewRecord { time: Timestamp(1_000), event: Arc::new(Event::new(channel.into(), data.into())) }
+}
+
+fn append(log: &DiskLog, count: usize) -> Position {
+    let batch = (0..count).map(|n| event("a", &n.to_string())).collect();
+    *wait(log.append(batch)).unwrap().last().unwrap()
+}
+
+fn read(log: &DiskLog, view: &str) -> Result<Vec<(Position, Event)>, ReadError> {
+    let view: View = view.parse::<Pattern>().unwrap().into();
+    let limit = ReadLimit { through: Sequence(u64::MAX), records: usize::MAX, bytes: usize::MAX };
+    let selection = Selection { view, after: Sequence::START };
+    let page = log.read(&[selection], Order::Oldest, limit, Timestamp(0))?;
+    Ok(page.records.into_iter().map(|record| (record.position, (*record.event).clone())).collect())
+}
+
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+#[test]
+fn an_orderly_end_keeps_the_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    assert_eq!(log.recovery(), &Recovery::New);
+    let position = append(&log, 3);
+    assert_eq!(position.epoch, Epoch(1_763_645_351), "the time of its beginning, in seconds");
+    drop(log);
+    let log = DiskLog::open(config(dir.path()), NOW.plus(Duration::from_secs(60))).unwrap();
+    assert_eq!(log.recovery(), &Recovery::Clean);
+    assert_eq!(log.head(), position);
+    assert_eq!(append(&log, 1), Position { sequence: Sequence(4), ..position });
+}
+
+#[test]
+fn another_end_forks_at_what_is_found() {
+    for sync in [SyncPolicy::Always, SyncPolicy::Never, SyncPolicy::Every(Duration::from_millis(5))] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = DiskLog::open(DiskLogConfig { sync, ..config(dir.path()) }, NOW).unwrap();
+        let old = append(&log, 3);
+        let killed = copy(dir.path());
+        drop(log);
+        // The clock may not have gone on, or have gone back.
+        let log = DiskLog::open(config(killed.path()), Timestamp(0)).unwrap();
+        assert_eq!(log.recovery(), &Recovery::Unclean);
+        assert_eq!(log.head(), Position { epoch: Epoch(old.epoch.0 + 1), ..old });
+        let new = append(&log, 1);
+        assert_eq!(new.sequence, Sequence(4));
+        assert_eq!(log.locate(old), Located::Here(Sequence(3)));
+        assert_eq!(log.locate(Position { sequence: Sequence(4), ..old }), Located::PastFork(Sequence(3)));
+        assert_eq!(log.locate(new), Located::Here(Sequence(4)));
+        let epochs: Vec<Epoch> =
+            read(&log, "a").unwrap().iter().map(|(position, _)| position.epoch).collect();
+        assert_eq!(epochs, [old.epoch, old.epoch, old.epoch, new.epoch]);
+        let mut tail = log.tail(Sequence(2)).unwrap();
+        let items = tail.next(Duration::from_secs(10)).unwrap().unwrap();
+        let positions: Vec<Position> = items
+            .iter()
+            .map(|item| match item {
+                TailItem::Stored(record) => record.position,
+                other => panic!("{other:?} is no record"),
+            })
+            .collect();
+        assert_eq!(positions, [old, new]);
+    }
+}
+
+#[test]
+fn a_restored_copy_is_known_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let early = append(&log, 3);
+    drop(log);
+    let backup = copy(dir.path());
+    let log = open(dir.path());
+    let late = append(&log, 4);
+    drop(log);
+    fs::copy(backup.path().join("tidings.db"), dir.path().join("tidings.db")).unwrap();
+    let log = open(dir.path());
+    assert_eq!(log.recovery(), &Recovery::Lost { found: early, expected: late });
+    assert!(log.head().epoch > late.epoch);
+    assert_eq!(log.locate(late), Located::PastFork(early.sequence));
+    assert_eq!(log.locate(early), Located::Here(early.sequence));
+    // The same of a whole directory can't be known; who restores one removes the mark.
+    fs::remove_file(backup.path().join("head")).unwrap();
+    let log = open(backup.path());
+    assert_eq!(log.recovery(), &Recovery::Unmarked);
+    assert!(log.head().epoch > early.epoch);
+    assert_eq!(log.locate(late), Located::PastFork(early.sequence));
+}
+
+#[test]
+fn a_lost_database_is_known_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let last = append(&log, 3);
+    drop(log);
+    fs::remove_file(dir.path().join("tidings.db")).unwrap();
+    let log = open(dir.path());
+    assert!(matches!(log.recovery(), Recovery::Lost { expected, .. } if *expected == last));
+    assert_eq!(log.locate(last), Located::PastFork(Sequence::START));
+    assert!(append(&log, 1).epoch > last.epoch);
+}
+
+#[test]
+fn a_restored_epoch_that_only_the_mark_knows_is_past_the_fork() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 3);
+    drop(log);
+    let backup = copy(dir.path());
+    // Two epochs more, then the first one's database comes back.
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let log = open(dir.path());
+        seen.push(append(&log, 2));
+        let killed = copy(dir.path());
+        drop(log);
+        for name in ["tidings.db", "tidings.db-wal", "head"] {
+            let _ = fs::remove_file(dir.path().join(name));
+            let _ = fs::copy(killed.path().join(name), dir.path().join(name));
+        }
+    }
+    let _ = fs::remove_file(dir.path().join("tidings.db-wal"));
+    fs::copy(backup.path().join("tidings.db"), dir.path().join("tidings.db")).unwrap();
+    let log = open(dir.path());
+    assert!(matches!(log.recovery(), Recovery::Lost { .. }), "{:?}", log.recovery());
+    for position in seen {
+        assert_eq!(log.locate(position), Located::PastFork(Sequence(3)));
+    }
+}
+
+#[test]
+fn policies_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let every = Duration::from_millis(100);
+    for (sync, durability) in [
+        (SyncPolicy::Always, Durability::Synced),
+        (SyncPolicy::Every(every), Durability::SyncedEvery(every)),
+        (SyncPolicy::Never, Durability::Unsynced),
+    ] {
+        let log = DiskLog::open(DiskLogConfig { sync, ..config(dir.path()) }, NOW).unwrap();
+        assert_eq!(log.durability(), durability);
+    }
+}
+
+#[test]
+fn it_syncs_every_so_often_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let sync = SyncPolicy::Every(Duration::from_millis(1));
+    let log = DiskLog::open(DiskLogConfig { sync, ..config(dir.path()) }, NOW).unwrap();
+    append(&log, 1);
+    for _ in 0..10_000 {
+        if log.stats().syncs > 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nothing was synced");
+}
+
+#[test]
+fn many_appends_share_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let appending: Vec<_> = (0..2_000).map(|n| log.append(vec![event("a", &n.to_string())])).collect();
+    for append in appending {
+        wait(append).unwrap();
+    }
+    let stats = log.stats();
+    assert!(stats.commits <= 200, "{} commits", stats.commits);
+    assert!(stats.syncs >= stats.commits, "a commit without a sync");
+}
+
+#[test]
+fn a_full_queue_is_busy_and_empties() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = DiskLog::open(DiskLogConfig { queue_bytes: 100_000, ..config(dir.path()) }, NOW).unwrap();
+    let large = "x".repeat(40_000);
+    let appending: Vec<_> = (0..500).map(|_| log.append(vec![event("a", &large)])).collect();
+    let answers: Vec<_> = appending.into_iter().map(wait).collect();
+    let busy = answers.iter().filter(|answer| **answer == Err(AppendError::Busy)).count();
+    let stored = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!(busy > 0 && stored > 0 && busy + stored == 500, "{busy} busy, {stored} stored");
+    assert_eq!(log.head().sequence.0, stored as u64);
+    // A batch that is larger than the whole queue has its turn when nothing else waits.
+    wait(log.append(vec![event("a", &"x".repeat(200_000))])).unwrap();
+}
+
+#[test]
+fn lowered_caps_hold_after_the_next_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 2_500);
+    drop(log);
+    let retention =
+        Retention { default: Caps { count: Some(10), ..Caps::default() }, ..Retention::default() };
+    let log = DiskLog::open(DiskLogConfig { retention, ..config(dir.path()) }, NOW).unwrap();
+    log.retain(NOW);
+    assert_eq!(read(&log, "a").unwrap().len(), 10);
+    assert_eq!(
+        (log.stats().records, log.floor(&[View::Channel("a".parse().unwrap())])),
+        (10, Sequence(2_490))
+    );
+    drop(log);
+    let log = open(dir.path());
+    assert_eq!(read(&log, "**").unwrap().len(), 10);
+}
+
+#[test]
+fn a_file_of_another_program_is_refused_and_left_alone() {
+    for content in [
+        &b"SQLite format 3\0 but not really, only much longer than a header has to be".repeat(20)[..],
+        b"text",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tidings.db");
+        fs::write(&file, content).unwrap();
+        let error = DiskLog::open(config(dir.path()), NOW).err().expect("it is refused");
+        assert!(matches!(error, OpenError::NotALog { .. } | OpenError::Damaged { .. }), "{error:?}");
+        assert_eq!(fs::read(&file).unwrap(), content);
+    }
+}
+
+// Files as they were written by the version that made the format. `cargo test --test faults -- fixture DIR` writes
+// those of the present format; a new format gets a new folder, and the old ones stay.
+
+fn fixture(name: &str) -> TempDir {
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
+}
+
+#[test]
+fn the_first_format_is_read() {
+    let dir = fixture("format-1");
+    let log = open(dir.path());
+    assert_eq!(log.recovery(), &Recovery::Clean);
+    let epoch = Epoch(1_763_645_351);
+    assert_eq!(log.head(), Position { epoch, sequence: Sequence(7) });
+    let to = |names: &[&str]| Targets::new(names.iter().map(|name| Channel::stored(name).unwrap())).unwrap();
+    let rich = Event {
+        to: to(&["orders/7", "$user/7", "$all"]),
+        event: "order.paid".parse().unwrap(),
+        data: Data::Json(r#"{"sum":1.50}"#.into()),
+        retry: Some(5_000),
+        ttl: Some(u32::MAX),
+        store: true,
+        exclude: Exclude {
+            user: Some("7".parse().unwrap()),
+            client: Some("tab".parse().unwrap()),
+            connection: Some(ConnectionId(7)),
+        },
+    };
+    let at = |sequence| Position { epoch, sequence: Sequence(sequence) };
+    let plain = |name: &str, data: &str| Event::new(to(&[name]), data.into());
+    let expected = [
+        (at(3), plain("orders/7", "kept\nin two lines")),
+        (at(4), rich.clone()),
+        (at(7), plain("news", "last")),
+    ];
+    assert_eq!(read(&log, "**").unwrap(), expected);
+    assert_eq!(read(&log, "$user/7").unwrap(), [(at(4), rich)]);
+    let floor = |name: &str| log.floor(&[View::Channel(name.parse().unwrap())]).0;
+    assert_eq!((floor("purged"), floor("orders/7"), floor("news")), (2, 0, 0));
+    assert_eq!(log.locate(Position { epoch: Epoch(1), sequence: Sequence(3) }), Located::Unknown);
+    assert_eq!(append(&log, 1).sequence, Sequence(8));
+}
+
+#[test]
+fn a_flipped_bit_is_said() {
+    let dir = fixture("format-1-flipped");
+    let log = open(dir.path());
+    let error = read(&log, "orders/7").unwrap_err();
+    assert!(matches!(&error, ReadError::Damaged { at: Sequence(3), .. }), "{error:?}");
+    assert!(read(&log, "**").is_err());
+    assert_eq!(read(&log, "news").unwrap().len(), 1, "the others are read");
+}
+
+#[test]
+fn a_newer_format_is_refused_with_a_clear_word() {
+    let dir = fixture("format-2");
+    let error = DiskLog::open(config(dir.path()), NOW).err().expect("it is refused");
+    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error:?}");
+    assert!(error.to_string().contains("use a newer version of Tidings"), "{error}");
+}
