@@ -132,89 +132,87 @@ impl<'a> Stage<'a> {
                 targets: u32::try_from(targets.len()).unwrap_or(u32::MAX),
             };
             self.store.insert_place(id, &place)?;
-            self.enforce_caps(channel, time)?;
+            self.enforce_caps(channel, time, &mut { PUSHED_OUT })?;
         }
-        self.enforce_total(time)?;
+        self.enforce_total(time, &mut { PUSHED_OUT })?;
         Ok(position)
     }
 
-    /// Removes what is over the caps of a channel. Says whether all of it is.
-    pub(crate) fn enforce_caps(&mut self, channel: &Channel, now: Timestamp) -> Result<bool> {
-        for _ in 0..PUSHED_OUT {
-            if !self.state(channel).is_some_and(ChannelState::over) {
-                return Ok(true);
-            }
-            if !self.drop_oldest_of(channel, |_| true, now)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Removes what is over the caps over all channels. Says whether all of it is.
-    pub(crate) fn enforce_total(&mut self, now: Timestamp) -> Result<bool> {
-        let Caps { count, bytes, .. } = self.retention.total;
-        for _ in 0..PUSHED_OUT {
-            let totals = self.changes.totals;
-            if count.is_none_or(|cap| totals.records <= cap) && bytes.is_none_or(|cap| totals.bytes <= cap) {
-                return Ok(true);
-            }
-            if !self.drop_oldest(|_| true, now)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Removes what is too old in a channel. Says when the oldest record that is left was published, if one is.
-    /// Stops after a bounded number, which is then due again.
-    pub(crate) fn enforce_age(&mut self, channel: &Channel, now: Timestamp) -> Result<Option<Timestamp>> {
-        let Some(age) = self.state(channel).and_then(|state| state.caps.age) else { return Ok(None) };
-        let mut oldest = None;
-        for _ in 0..PUSHED_OUT {
-            let due = |place: &Place| {
-                oldest = Some(Timestamp(place.time));
-                Timestamp(place.time).plus(age) <= now
-            };
-            if !self.drop_oldest_of(channel, due, now)? {
-                break;
-            }
-        }
-        Ok(oldest.filter(|_| self.state(channel).is_some_and(|state| state.records > 0)))
-    }
-
-    /// Removes what is too old over all channels. Says whether all of it is.
-    pub(crate) fn enforce_total_age(&mut self, now: Timestamp) -> Result<bool> {
-        let Some(age) = self.retention.total.age else { return Ok(true) };
-        for _ in 0..PUSHED_OUT {
-            if !self.drop_oldest(|record| record.time.plus(age) <= now, now)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Removes the oldest record of a channel from it, if `which` says so.
-    fn drop_oldest_of(
+    /// Removes what is over the caps of a channel, as long as there is a budget.
+    pub(crate) fn enforce_caps(
         &mut self,
         channel: &Channel,
-        which: impl FnOnce(&Place) -> bool,
         now: Timestamp,
-    ) -> Result<bool> {
-        let Some(state) = self.state(channel) else { return Ok(false) };
-        if state.records == 0 {
-            return Ok(false);
+        budget: &mut usize,
+    ) -> Result<()> {
+        while *budget > 0 && self.state(channel).is_some_and(ChannelState::over) {
+            *budget -= 1;
+            let Some(place) = self.oldest_places_of(channel, 1)?.pop() else { break };
+            self.drop_place(channel, &place, now)?;
         }
-        let (id, gone) = (state.id, state.gone);
-        let Some(place) = self.store.places_after(id, gone, 1)?.pop() else {
-            return Err(StoreError::damaged(gone.next(), "its place in a channel is lost"));
+        Ok(())
+    }
+
+    /// Removes what is over the caps over all channels, as long as there is a budget.
+    pub(crate) fn enforce_total(&mut self, now: Timestamp, budget: &mut usize) -> Result<()> {
+        let Caps { count, bytes, .. } = self.retention.total;
+        let over = |totals: Totals| {
+            count.is_some_and(|cap| totals.records > cap) || bytes.is_some_and(|cap| totals.bytes > cap)
         };
-        if place.prev > gone {
-            return Err(StoreError::damaged(place.prev, "its place in a channel is lost"));
+        while *budget > 0 && over(self.changes.totals) && self.drop_oldest(|_| true, now)? {
+            *budget -= 1;
         }
-        if !which(&place) {
-            return Ok(false);
+        Ok(())
+    }
+
+    /// Removes what is too old in a channel, as long as there is a budget. Says when the oldest record that is left
+    /// was published, if one is: at the earliest.
+    pub(crate) fn enforce_age(
+        &mut self,
+        channel: &Channel,
+        now: Timestamp,
+        budget: &mut usize,
+    ) -> Result<Option<Timestamp>> {
+        let Some(age) = self.state(channel).and_then(|state| state.caps.age) else { return Ok(None) };
+        while *budget > 0 {
+            let places = self.oldest_places_of(channel, (*budget).min(256))?;
+            if places.is_empty() {
+                return Ok(None);
+            }
+            for place in &places {
+                if Timestamp(place.time).plus(age) > now {
+                    return Ok(Some(Timestamp(place.time)));
+                }
+                *budget -= 1;
+                self.drop_place(channel, place, now)?;
+            }
         }
+        Ok(Some(Timestamp::default()))
+    }
+
+    /// Removes what is too old over all channels, as long as there is a budget.
+    pub(crate) fn enforce_total_age(&mut self, now: Timestamp, budget: &mut usize) -> Result<()> {
+        let Some(age) = self.retention.total.age else { return Ok(()) };
+        while *budget > 0 && self.drop_oldest(|record| record.time.plus(age) <= now, now)? {
+            *budget -= 1;
+        }
+        Ok(())
+    }
+
+    /// The oldest records of a channel: at least one if it has any.
+    fn oldest_places_of(&self, channel: &Channel, limit: usize) -> Result<Vec<Place>> {
+        let Some(state) = self.state(channel).filter(|state| state.records > 0) else {
+            return Ok(Vec::new());
+        };
+        let places = self.store.places_after(state.id, state.gone, limit)?;
+        match places.first() {
+            Some(first) if first.prev <= state.gone => Ok(places),
+            _ => Err(StoreError::damaged(state.gone.next(), "its place in a channel is lost")),
+        }
+    }
+
+    /// Removes the oldest record of a channel from it.
+    fn drop_place(&mut self, channel: &Channel, place: &Place, now: Timestamp) -> Result<()> {
         let state = self.change(channel);
         state.gone = place.sequence;
         state.records -= 1;
@@ -222,8 +220,7 @@ impl<'a> Stage<'a> {
         if !place.expired(now) {
             state.floor = place.sequence;
         }
-        self.let_go(&place)?;
-        Ok(true)
+        self.let_go(place)
     }
 
     /// Counts a record that a channel lost as removed, if no other has it.

@@ -177,7 +177,8 @@ impl Store {
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -16384;"
         ))?;
-        self.db.busy_timeout(Duration::from_secs(5))?;
+        // Only checkpoints wait for anybody: for a reader that is in its way, which a few milliseconds end.
+        self.db.busy_timeout(Duration::from_millis(100))?;
         self.db.set_prepared_statement_cache_capacity(64);
         Ok(())
     }
@@ -223,11 +224,19 @@ impl Store {
         Ok(())
     }
 
-    /// Copies the write-ahead log into the database. Says how many of its pages are left, because of readers.
-    pub(crate) fn checkpoint(&self, truncate: bool) -> Result<i64> {
-        let sql = if truncate { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
-        let (pages, done): (i64, i64) = self.db.query_row(sql, [], |row| Ok((row.get(1)?, row.get(2)?)))?;
-        Ok(pages - done)
+    /// Copies the write-ahead log into the database.
+    pub(crate) fn checkpoint(&self, how: Checkpoint) -> Result<Checkpointed> {
+        let mode = match how {
+            Checkpoint::Passive => "PASSIVE",
+            Checkpoint::Restart => "RESTART",
+            Checkpoint::Truncate => "TRUNCATE",
+        };
+        let (pages, done): (i64, i64) =
+            self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })?;
+        let count = |pages: i64| u64::try_from(pages).unwrap_or_default();
+        Ok(Checkpointed { pages: count(pages), left: count(pages - done) })
     }
 
     /// How many bytes of the file are free for what is written next.
@@ -557,6 +566,25 @@ impl Store {
         }
         Ok(epochs)
     }
+}
+
+/// How the write-ahead log is copied into the database.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Checkpoint {
+    /// As far as readers allow.
+    Passive,
+    /// All of it, so that it begins anew; readers are waited for.
+    Restart,
+    /// The same, and its space is given back.
+    Truncate,
+}
+
+/// What is in the write-ahead log after that.
+pub(crate) struct Checkpointed {
+    /// All its pages.
+    pub(crate) pages: u64,
+    /// Those that are not in the database yet.
+    pub(crate) left: u64,
 }
 
 enum Format {

@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::mark::{Mark, MarkFile};
 use crate::space::Space;
 use crate::stage::{Changes, Stage};
-use crate::store::Store;
+use crate::store::{Checkpoint, Checkpointed, Store};
 use crate::{Fatal, SyncPolicy};
 
 /// How many bytes of data one transaction stores, so that the first publisher in it doesn't wait for too many others.
@@ -26,9 +26,9 @@ const GROUP_BYTES: usize = 4 << 20;
 const GROUP_RECORDS: usize = 10_000;
 /// How old the head mark may get while records are stored.
 const MARK_AGE: Duration = Duration::from_millis(200);
-/// How many rows of removed records one round of retention sweeps, and how many channels it looks at. A few
-/// milliseconds, in which appends wait.
-const ROUND: usize = 1_024;
+/// How many records one round of retention removes, how many rows of removed ones it sweeps, and how many channels
+/// it looks at. Some milliseconds, in which appends wait.
+const ROUND: usize = 2_048;
 /// How many channels without a record are remembered with what they lost.
 const REMEMBERED: usize = if cfg!(test) { 16 } else { 65_536 };
 
@@ -192,8 +192,10 @@ pub(crate) struct Upkeep {
     /// Whether the caps over all channels may be exceeded, for the same reason.
     total_over: bool,
     dropped: Sequence,
-    /// About how many pages the write-ahead log has.
+    /// About how many pages the write-ahead log has for the database.
     pages: u64,
+    /// How many it had in all at the last checkpoint.
+    wal_pages: u64,
     /// Since when something was stored that was not synced.
     unsynced: Option<Instant>,
     /// When the mark was written, and whether it is behind.
@@ -445,7 +447,10 @@ impl Writer {
         drop(catalog);
         self.upkeep.dropped = changes.dropped;
         if self.upkeep.pages >= self.space.checkpoint_pages() || self.upkeep.full {
-            self.checkpoint(false);
+            // Readers that are always there keep the write-ahead log from beginning anew. When it has grown by that,
+            // they are waited for, which holds nobody up for long: they are short.
+            let grown = self.upkeep.wal_pages > 4 * self.space.checkpoint_pages();
+            self.checkpoint(if grown { Checkpoint::Restart } else { Checkpoint::Passive });
         }
     }
 
@@ -497,22 +502,22 @@ impl Writer {
             self.upkeep.scheduled.remove(&channel);
             due.push((channel, None));
         }
-        let mut more = due.len() == ROUND;
+        let more_due = due.len() == ROUND;
         let over = std::mem::take(&mut self.upkeep.over);
-        let mut still_over = Vec::new();
         let total_over = self.upkeep.total_over;
-        let mut total_done = true;
+        let mut budget = ROUND;
         let mut swept = 0;
         let changes = self.transact(|stage, upkeep| {
             for channel in &over {
-                if !stage.enforce_caps(channel, now)? {
-                    still_over.push(channel.clone());
-                }
+                stage.enforce_caps(channel, now, &mut budget)?;
             }
             for (channel, oldest) in &mut due {
-                *oldest = stage.enforce_age(channel, now)?;
+                *oldest = stage.enforce_age(channel, now, &mut budget)?;
             }
-            total_done = stage.enforce_total_age(now)? && (!total_over || stage.enforce_total(now)?);
+            stage.enforce_total_age(now, &mut budget)?;
+            if total_over {
+                stage.enforce_total(now, &mut budget)?;
+            }
             let mut wasteful = upkeep.some_wasteful();
             wasteful.extend(
                 stage.changes.channels.keys().filter(|name| !upkeep.wasteful.contains(*name)).cloned(),
@@ -526,19 +531,20 @@ impl Writer {
         });
         match changes {
             Ok(changes) => {
-                more |= !total_done || swept >= ROUND || !still_over.is_empty();
                 for (channel, oldest) in due {
                     if let Some(oldest) = oldest {
                         self.reschedule(channel, oldest);
                     }
                 }
-                self.upkeep.over = still_over;
-                self.upkeep.total_over = total_over && !total_done;
+                let exhausted = budget == 0;
+                if exhausted {
+                    self.upkeep.over = over;
+                }
+                self.upkeep.total_over = total_over && exhausted;
                 self.upkeep.pages += 8 + swept as u64;
                 self.apply(changes, now, &[]);
-                more |= self.upkeep.empty.len() > REMEMBERED && swept > 0;
                 self.look_for_room();
-                more
+                exhausted || more_due || swept >= ROUND
             }
             Err(error) => {
                 // All of it again at the next call.
@@ -595,10 +601,11 @@ impl Writer {
     // durability
 
     /// Copies the write-ahead log into the database, so that it begins anew.
-    fn checkpoint(&mut self, truncate: bool) {
-        match self.store.checkpoint(truncate) {
-            Ok(left) => {
-                self.upkeep.pages = u64::try_from(left).unwrap_or_default();
+    fn checkpoint(&mut self, how: Checkpoint) {
+        match self.store.checkpoint(how) {
+            Ok(Checkpointed { pages, left }) => {
+                self.upkeep.pages = left;
+                self.upkeep.wal_pages = pages;
                 self.shared.syncs.fetch_add(2, Ordering::Relaxed);
             }
             // The write-ahead log stays as it is, and with it everything stored.
@@ -606,7 +613,7 @@ impl Writer {
                 self.set_full(true);
                 // The reserve is made large enough for it. What is written next would need it less.
                 if self.space.release() {
-                    self.checkpoint(truncate);
+                    self.checkpoint(how);
                 }
             }
             Err(error) if is_busy(&error) => {}
@@ -653,7 +660,7 @@ impl Writer {
         if self.sync != SyncPolicy::Always {
             self.sync_now();
         }
-        self.checkpoint(true);
+        self.checkpoint(Checkpoint::Truncate);
         let mark = self.mark_of(true);
         if let Err(error) = self.mark.store(mark) {
             self.set_trouble(Some(format!(
