@@ -70,12 +70,7 @@ pub fn subscribe_request(
         ));
     }
     let asked = Parameters::read(parts.uri.query(), limits)?;
-    let last_event_id = header_event_id(parts).or(asked.appended_event_id).or(asked.last_event_id);
-    let start = match (last_event_id, asked.history) {
-        (Some(id), _) => start_of(&id),
-        (None, None | Some(0)) => Start::Now,
-        (None, Some(count)) => Start::History(count),
-    };
+    let start = asked.start(parts);
     let only = asked.only.unwrap_or(false);
     let control = match (only, asked.control) {
         (true, Some(true)) => return Err(Problem::bad_request("only=1 and control=1 contradict each other")),
@@ -103,6 +98,14 @@ pub fn subscribe_request(
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
     })
+}
+
+/// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
+///
+/// # Errors
+/// 400 as for [`subscribe_request`].
+pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<Start, Problem> {
+    Ok(Parameters::read(parts.uri.query(), limits)?.start(parts))
 }
 
 /// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
@@ -202,6 +205,20 @@ impl Parameters {
             }
         }
         Ok(all)
+    }
+}
+
+impl Parameters {
+    /// A last event id, wherever it stands, beats `history`.
+    fn start(&self, parts: &Parts) -> Start {
+        let header = header_event_id(parts);
+        let id =
+            [&header, &self.appended_event_id, &self.last_event_id].into_iter().find_map(Option::as_deref);
+        match (id, self.history) {
+            (Some(id), _) => start_of(id),
+            (None, None | Some(0)) => Start::Now,
+            (None, Some(count)) => Start::History(count),
+        }
     }
 }
 

@@ -75,7 +75,9 @@ impl Cors {
     pub fn apply(&self, request: &Parts, response: &mut HeaderMap) {
         let origin = RequestOrigin::of(&request.headers);
         // Even an answer to a request without an origin may be kept by a cache between.
-        response.append(VARY, HeaderValue::from_static("Origin"));
+        if !response.get_all(VARY).iter().any(|vary| vary == "Origin") {
+            response.append(VARY, HeaderValue::from_static("Origin"));
+        }
         match self.judge(&origin) {
             Verdict::NotAsked => return,
             Verdict::Trusted(origin) => {
@@ -142,8 +144,10 @@ mod tests {
     fn applied(cors: &Cors, origin: Option<&str>) -> (Option<String>, bool) {
         let headers: Vec<_> = origin.map(|origin| ("origin", origin)).into_iter().collect();
         let mut response = HeaderMap::new();
+        // Twice, as for an answer to a preflight, is not more than once.
         cors.apply(&parts(Method::GET, &headers), &mut response);
-        assert_eq!(response[VARY], "Origin");
+        cors.apply(&parts(Method::GET, &headers), &mut response);
+        assert_eq!(response.get_all(VARY).iter().collect::<Vec<_>>(), ["Origin"]);
         let allowed = response.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|v| v.to_str().unwrap().to_owned());
         (allowed, response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS))
     }
@@ -181,6 +185,8 @@ mod tests {
         let headers = response.headers();
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://app.example");
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+        let vary: Vec<_> = headers.get_all(VARY).iter().collect();
+        assert_eq!(vary, ["Origin", "access-control-request-method", "access-control-request-headers"]);
         for name in ["Authorization", "Cache-Control", "Last-Event-ID", "Content-Type", "Idempotency-Key"] {
             assert!(headers[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains(name), "{name}");
         }

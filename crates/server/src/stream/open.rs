@@ -15,7 +15,7 @@ use super::conn::About;
 use super::head;
 use super::worker::{NewStream, WorkersHandle};
 use crate::auth::Identity;
-use crate::subscribe::{ControlLevel, SubscribeRequest, subscribe_request};
+use crate::subscribe::{ControlLevel, SubscribeRequest, requested_start, subscribe_request};
 use crate::{App, Problem, accept};
 
 /// How long who found no place waits at least before it comes back, and how long at most, as multiples of `retry`.
@@ -51,6 +51,10 @@ pub(crate) async fn open<'a>(
     match answer.admit(workers, peer).await {
         Ok(stream) => Ok(Admission { workers, stream }),
         Err(Refusal::Problem(problem)) => {
+            let problem = match answer.come_back_later(problem) {
+                Ok(bytes) => return Err(bytes),
+                Err(problem) => problem,
+            };
             let mut response = problem.response::<String>(&app.request_id());
             tracing::debug!(%peer, status = response.status().as_u16(), reason = problem.detail(), "no stream");
             response.headers_mut().extend(answer.cors);
@@ -174,6 +178,19 @@ impl Answer<'_> {
         let kind = control.event_type().trim_start_matches("tidings:");
         let problem = Problem::new(status, kind, "No place for another stream now", detail);
         problem.header(RETRY_AFTER, HeaderValue::from(retry.div_ceil(1000))).into()
+    }
+
+    /// The answer to who is to come back after something that is not there just now: the log, or the keys that its
+    /// token is to be checked with. 503 would end an `EventSource` for good.
+    fn come_back_later(&self, problem: Problem) -> Result<Vec<u8>, Problem> {
+        let later = problem.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if !later || !accept::names_event_stream(&self.parts.headers) {
+            return Err(problem);
+        }
+        let start = requested_start(self.parts, &self.app.config.limits)?;
+        let retry = spread(self.app.config.retry, COME_BACK);
+        let id = self.cursor(&start);
+        Ok(head::come_back(self.framing, &self.cors, &Control::Overloaded, retry, id.as_ref()))
     }
 
     /// What a client that has no stream comes back with, so that it misses nothing meanwhile: its own place; for a
