@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tidings_hub::Hub;
+use tidings_wire::Event;
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
@@ -70,6 +71,14 @@ impl App {
     /// Who has the streams. None before the first [`Server`](crate::Server) is made.
     pub fn workers(&self) -> Option<&WorkersHandle> {
         self.workers.get()
+    }
+
+    /// How many streams of this server an event is for.
+    pub(crate) async fn receivers(&self, event: &Event) -> usize {
+        match self.workers() {
+            Some(workers) => workers.receivers(&Arc::new(event.clone())).await,
+            None => 0,
+        }
     }
 
     /// Whether it takes no new streams any more.

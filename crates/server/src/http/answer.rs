@@ -4,10 +4,18 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use serde::Serialize;
+
+use crate::Problem;
 
 /// 200 with JSON, for this caller and this moment.
 pub(super) fn json(document: impl Into<Bytes>) -> Response<Body> {
     content("application/json", document)
+}
+
+/// 200 with a value as JSON.
+pub(super) fn document(value: &impl Serialize) -> Result<Response<Body>, Problem> {
+    serde_json::to_vec(value).map(json).map_err(|error| Problem::internal(error.to_string()))
 }
 
 /// 200 with anything else, not to be kept either.

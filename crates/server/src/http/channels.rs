@@ -4,7 +4,8 @@ use axum::body::Body;
 use http::Response;
 use serde::Serialize;
 use tidings_hub::Hub;
-use tidings_wire::{Channel, Pattern, Position};
+use tidings_hub::log::ChannelInfo;
+use tidings_wire::{Channel, Event, Pattern, Position};
 
 use super::parameters::Parameters;
 use super::{Call, answer, log};
@@ -29,6 +30,8 @@ struct Shown {
     newest: String,
     events: u64,
     bytes: u64,
+    /// Streams of this node.
+    subscribers: usize,
 }
 
 /// `GET /channels`
@@ -46,22 +49,26 @@ pub(super) async fn list(call: Call) -> Result<Response<Body>, Problem> {
                 .ok_or_else(|| Problem::bad_request("\"after\" is the name of a channel, not a pattern"))?,
         ),
     };
-    let answer = log::read(&call.app, move |hub| find(hub, &prefix, after.as_ref(), limit)).await?;
-    let answer = serde_json::to_string(&answer).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(answer::json(answer))
+    let mut found = log::read(&call.app, move |hub| find(hub, &prefix, after.as_ref(), limit)).await?;
+    let next = found.get(limit).and(found.get(limit - 1)).map(|info| info.channel.to_string());
+    found.truncate(limit);
+    let epoch = call.app.hub.log().head().epoch;
+    let mut channels = Vec::with_capacity(found.len());
+    for info in found {
+        let newest = Position { epoch, sequence: info.newest };
+        channels.push(Shown {
+            channel: info.channel.to_string(),
+            newest: call.app.hub.key().seal(newest).to_string(),
+            events: info.records,
+            bytes: info.bytes,
+            // Who would get an event there.
+            subscribers: call.app.receivers(&Event::new(info.channel.into(), "".into())).await,
+        });
+    }
+    answer::document(&Answer { channels, next })
 }
 
-fn find(hub: &Hub, prefix: &str, after: Option<&Channel>, limit: usize) -> Result<Answer, Problem> {
-    let epoch = hub.log().head().epoch;
-    let mut found = hub.log().channels(prefix, after, limit + 1).map_err(|error| log::not_read(&error))?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|info| info.channel.to_string());
-    let shown = |info: tidings_hub::log::ChannelInfo| Shown {
-        channel: info.channel.to_string(),
-        newest: hub.key().seal(Position { epoch, sequence: info.newest }).to_string(),
-        events: info.records,
-        bytes: info.bytes,
-    };
-    Ok(Answer { channels: found.into_iter().map(shown).collect(), next })
+/// One more than asked for, if there are so many.
+fn find(hub: &Hub, prefix: &str, after: Option<&Channel>, limit: usize) -> Result<Vec<ChannelInfo>, Problem> {
+    hub.log().channels(prefix, after, limit + 1).map_err(|error| log::not_read(&error))
 }

@@ -4,14 +4,17 @@
 mod answer;
 mod body;
 mod channels;
+mod connections;
 mod description;
 mod health;
 mod history;
 mod log;
+mod metrics;
 mod page;
 mod parameters;
 mod publish;
 mod routes;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -85,6 +88,12 @@ async fn handle(app: Arc<App>, route: Option<&'static Route>, request: Request<B
         .extensions
         .get()
         .map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |ConnectInfo(peer)| *peer);
+    if parts.method == Method::OPTIONS
+        && app.access.guard(&parts, peer).is_ok()
+        && let Some(preflight) = app.cors.preflight(&parts)
+    {
+        return preflight;
+    }
     // Back ends, which publish the most, send no Origin.
     let cross_origin = parts.headers.contains_key(ORIGIN).then(|| parts.clone());
     let (method, path) = (parts.method.clone(), parts.uri.path_and_query().cloned());
@@ -113,9 +122,6 @@ async fn handle(app: Arc<App>, route: Option<&'static Route>, request: Request<B
 
 async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result<Response<Body>, Problem> {
     call.app.access.guard(&call.parts, call.peer)?;
-    if let Some(preflight) = call.app.cors.preflight(&call.parts) {
-        return Ok(preflight);
-    }
     let Some(route) = route else { return Err(not_found()) };
     let endpoint = match route.endpoint(&call.parts.method) {
         Some(endpoint) => endpoint,
@@ -140,12 +146,12 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
         Endpoint::Readyz => health::ready(&call.app),
         Endpoint::Description => Ok(description::description()),
         Endpoint::Page => page::page(&call.app),
-        Endpoint::Connections
-        | Endpoint::Connection
-        | Endpoint::Disconnect
-        | Endpoint::DisconnectUser
-        | Endpoint::Stats
-        | Endpoint::Metrics => Err(not_found()),
+        Endpoint::Connections => connections::list(call).await,
+        Endpoint::Connection => connections::look(call).await,
+        Endpoint::Disconnect => connections::disconnect(call).await,
+        Endpoint::DisconnectUser => connections::disconnect_user(call).await,
+        Endpoint::Stats => stats::stats(call).await,
+        Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),
     }
 }

@@ -222,7 +222,7 @@ impl Answering {
                 Ok(published) => {
                     let durability = self.app.hub.log().durability();
                     for published in &published {
-                        put_published(out, published, durability);
+                        put_published(out, published, None, durability);
                         out.push(b'\n');
                     }
                 }

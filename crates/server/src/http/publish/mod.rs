@@ -35,12 +35,15 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     if headers.contains_key("idempotency-key") {
         return Err(Problem::not_implemented("the header \"Idempotency-Key\" is not supported yet"));
     }
-    let draft = asked(parts.uri.query(), config)?;
+    let (draft, receivers) = asked(parts.uri.query(), config)?;
     let form = form(headers, draft.is_some())?;
     let idle = config.timeouts.body;
     let limit = match form {
         Form::Data => config.limits.data,
         Form::Json => config.limits.body,
+        Form::Lines if receivers => {
+            return Err(Problem::bad_request("\"receivers\" can't be asked of NDJSON"));
+        }
         Form::Lines => {
             let mut pieces = body::Pieces { body, idle };
             // To who waits for "100 Continue", an answer's head before it would be a refusal.
@@ -59,36 +62,47 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     match publication {
         Publication::One(event) => {
             authorise(&identity, &event)?;
+            let counted = receivers.then(|| event.clone());
             let published = app.hub.publish(event).await.map_err(|error| not_published(&error))?;
+            let receivers = match &counted {
+                Some(event) => Some(app.receivers(event).await),
+                None => None,
+            };
             let mut answer = Vec::with_capacity(64);
-            put_published(&mut answer, &published, durability);
+            put_published(&mut answer, &published, receivers, durability);
             Ok(answer::json(answer))
         }
         Publication::Many(events) => {
             events.iter().try_for_each(|event| authorise(&identity, event))?;
+            let counted = if receivers { events.clone() } else { Vec::new() };
             let published = if events.is_empty() {
                 Vec::new()
             } else {
                 app.hub.publish_batch(events).await.map_err(|error| not_published(&error))?
             };
-            Ok(answer::json(results(&published, durability)))
+            let mut receivers = Vec::with_capacity(counted.len());
+            for event in &counted {
+                receivers.push(app.receivers(event).await);
+            }
+            Ok(answer::json(results(&published, &receivers, durability)))
         }
     }
 }
 
-/// What the query says of the event, if it says where to.
-fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<Option<Draft<'a>>, Problem> {
+/// What the query says of the event, if it says where to, and whether receivers are to be counted.
+fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<(Option<Draft<'a>>, bool), Problem> {
     let mut draft = Draft::new(config);
+    let mut receivers = false;
     let (mut has_target, mut lonely) = (false, None);
     for pair in query::pairs(query) {
         let (name, value) = pair?;
         match &*name {
             // Read where the request is authenticated.
             "token" | "access_token" => continue,
-            "receivers" if draft::switch("receivers", &value)? => {
-                return Err(Problem::not_implemented("\"receivers\" is not supported yet"));
+            "receivers" => {
+                receivers = draft::switch("receivers", &value)?;
+                continue;
             }
-            "receivers" => continue,
             "data" => {
                 return Err(Problem::bad_request(
                     "an event's data is the request's body, not \"data\" in the query",
@@ -115,7 +129,7 @@ fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<Option<Dra
         Some(name) if !has_target => Err(Problem::bad_request(format!(
             "{name:?} is in the query, but no \"channel\", \"user\" or \"broadcast\"; say everything there, or everything in the body"
         ))),
-        _ => Ok(has_target.then_some(draft)),
+        _ => Ok((has_target.then_some(draft), receivers)),
     }
 }
 
@@ -196,27 +210,37 @@ fn not_published(error: &PublishError) -> Problem {
 }
 
 /// `{"id":"…"}`, with the policy of syncing where that is not the strictest.
-fn put_published(out: &mut Vec<u8>, published: &Published, durability: Durability) {
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(published.id.as_bytes());
-    out.push(b'"');
+fn put_published(out: &mut Vec<u8>, published: &Published, receivers: Option<usize>, durability: Durability) {
+    put_id(out, published, receivers);
     put_sync(out, durability);
     out.push(b'}');
 }
 
 /// `{"results":[{"id":"…"},…]}`
-fn results(published: &[Published], durability: Durability) -> Vec<u8> {
+fn results(published: &[Published], receivers: &[usize], durability: Durability) -> Vec<u8> {
     let mut out = Vec::with_capacity(published.len() * 32 + 64);
     out.extend_from_slice(b"{\"results\":[");
     for (at, published) in published.iter().enumerate() {
-        out.extend_from_slice(if at == 0 { b"{\"id\":\"" } else { b",{\"id\":\"" });
-        out.extend_from_slice(published.id.as_bytes());
-        out.extend_from_slice(b"\"}");
+        if at > 0 {
+            out.push(b',');
+        }
+        put_id(&mut out, published, receivers.get(at).copied());
+        out.push(b'}');
     }
     out.push(b']');
     put_sync(&mut out, durability);
     out.push(b'}');
     out
+}
+
+/// An object that is still open.
+fn put_id(out: &mut Vec<u8>, published: &Published, receivers: Option<usize>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(published.id.as_bytes());
+    out.push(b'"');
+    if let Some(receivers) = receivers {
+        out.extend_from_slice(format!(",\"receivers\":{receivers}").as_bytes());
+    }
 }
 
 fn put_sync(out: &mut Vec<u8>, durability: Durability) {

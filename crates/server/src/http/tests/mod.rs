@@ -1,5 +1,7 @@
 //! The router on a real hub with a log in memory, asked without sockets.
 
+mod access;
+mod connections;
 mod history;
 mod lines;
 mod publish;
@@ -7,6 +9,7 @@ mod surface;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,12 +18,12 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tidings_hub::log::{MemoryLog, MemoryLogConfig, Retention};
-use tidings_hub::{Hub, HubConfig, Start, Subscribe, Subscription, View};
+use tidings_hub::{Hub, HubConfig, Start, Subscribe, Subscription, Timestamp, View};
 use tidings_wire::{CursorKey, Epoch, Pattern};
 use tower::ServiceExt;
 
 use super::{Side, router};
-use crate::auth::{Access, AccessConfig, Cors, Origins};
+use crate::auth::{Access, AccessConfig, Cors, GrantTemplates, KeyConfig, NewToken, Secret};
 use crate::{App, ServerConfig};
 
 /// A server without a socket.
@@ -91,8 +94,8 @@ impl Server {
     fn made(config: ServerConfig, access: AccessConfig, retention: Retention) -> Server {
         let log = Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention }));
         let hub = Hub::start(log, HubConfig::new(CursorKey::new([7; 16]))).unwrap();
-        let app =
-            Arc::new(App::new(hub, Access::new(access).unwrap(), Cors::new(Origins::default()), config));
+        let cors = Cors::new(access.origins.clone());
+        let app = Arc::new(App::new(hub, Access::new(access).unwrap(), cors, config));
         Server { router: router(app.clone(), Side::Both), app }
     }
 
@@ -143,6 +146,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.app.hub.close();
     }
+}
+
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+/// Tokens are needed, and each may read and publish to these patterns.
+fn access_with(patterns: &[&str]) -> AccessConfig {
+    let templates = || patterns.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+    AccessConfig {
+        keys: vec![KeyConfig::secret(Secret::new(SECRET))],
+        grants: GrantTemplates { subscribe: templates(), publish: templates(), presence: Vec::new() },
+        ..AccessConfig::default()
+    }
+}
+
+/// A token for such a server.
+fn token(user: Option<&str>, admin: bool) -> String {
+    let user = user.map(|user| user.parse().unwrap());
+    let token = NewToken { user, admin, ttl: Duration::from_secs(60), ..NewToken::default() };
+    let key = KeyConfig::secret(Secret::new(SECRET));
+    token.sign(&key, "tidings", Timestamp::now()).unwrap().expose().to_owned()
 }
 
 /// A request from this machine.
