@@ -76,7 +76,7 @@ async fn serve(config: Config) -> Result<()> {
         }
         name = signals.next() => {
             warn!(signal = name, "stopping at once");
-            anyhow::bail!("stopped by a second signal, with streams open");
+            anyhow::bail!("stopped by a second signal, before all streams and requests had ended");
         }
     }
     tokio::task::spawn_blocking(move || hub.close()).await?;
