@@ -35,8 +35,8 @@ pub fn in_memory() -> Result<Hub, StartError> {
     Ok(Hub::start(Arc::new(log), HubConfig::new(key))?)
 }
 
-/// A hub whose log and key are in a directory, which no other process may use meanwhile: what was published is there
-/// after a crash, and clients go on where they were. It keeps all events; give [`Hub::start`] a [`DiskLog`] with a
+/// A hub whose log and key are in a directory, which nobody else may use until a moment after the last clone of the hub
+/// is gone: what was published is there after a crash, and clients go on where they were. It keeps all events; give [`Hub::start`] a [`DiskLog`] with a
 /// [`Retention`] of your own where there are many.
 ///
 /// # Errors
