@@ -22,7 +22,7 @@ use tower::Service;
 use crate::guard::{BodyFault, Guard, Verdict};
 use crate::route::Routes;
 use crate::stream::head;
-use crate::{App, TimeoutsConfig, stream};
+use crate::{App, Peer, TimeoutsConfig, stream};
 
 /// What the kernel may hold of one connection that its client has not read: it doubles this for its own bookkeeping,
 /// so a client that stopped reading costs 256 KiB, not the 4 MiB that Linux would grow to.
@@ -34,6 +34,9 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// How long bytes may stay without the peer's word for them.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(45);
+/// How many connections may wait to be accepted: all the clients of a node that has just come back. The system's own
+/// limit (`net.core.somaxconn`) may be lower; whoever finds no place tries again after a second.
+const BACKLOG: i32 = 4096;
 /// How long accepting pauses when there are no descriptors or no memory left: long enough not to spin, short enough
 /// that nobody notices once there are some again.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -69,9 +72,11 @@ impl Server {
     /// # Errors
     /// When the listener can't be set up.
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        let options = SockRef::from(&listener);
+        options.listen(BACKLOG)?;
         // On Linux, what is accepted inherits these, unless it was waiting already.
-        set_up(&SockRef::from(&listener))?;
-        let send_buffer = SockRef::from(&listener).send_buffer_size()?;
+        set_up(&options)?;
+        let send_buffer = options.send_buffer_size()?;
         let drain = self.app.drain.clone();
         let mut over = pin!(drain.over());
         loop {
@@ -184,6 +189,8 @@ impl hyper::service::Service<Request<Incoming>> for Http<'_> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Peer(self.peer));
+        // The same as axum's handlers know it.
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.server.router.clone().call(request);
         let fault = self.fault.clone();
