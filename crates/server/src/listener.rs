@@ -20,9 +20,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
 use crate::guard::{BodyFault, Guard, Verdict};
+use crate::log_limit::LogLimit;
 use crate::route::Routes;
 use crate::stream::head;
-use crate::{App, Peer, TimeoutsConfig, stream};
+use crate::{App, TimeoutsConfig, stream};
 
 /// What the kernel may hold of one connection that its client has not read: it doubles this for its own bookkeeping,
 /// so a client that stopped reading costs 256 KiB, not the 4 MiB that Linux would grow to.
@@ -40,6 +41,8 @@ const BACKLOG: i32 = 4096;
 /// How long accepting pauses when there are no descriptors or no memory left: long enough not to spin, short enough
 /// that nobody notices once there are some again.
 const BACK_OFF: Duration = Duration::from_millis(50);
+/// How often it is logged that nothing can be accepted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// After an answer that ends a connection, how long and how much is still read: closing with bytes unread resets the
 /// connection, and the client may lose the answer (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -79,6 +82,7 @@ impl Server {
         let send_buffer = options.send_buffer_size()?;
         let drain = self.app.drain.clone();
         let mut over = pin!(drain.over());
+        let refused = LogLimit::new(LOG_EVERY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -95,7 +99,9 @@ impl Server {
                 }
                 Err(error) if is_the_connections(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no connection can be accepted just now");
+                    if let Some(suppressed) = refused.pass() {
+                        tracing::warn!(%error, suppressed, "no connection can be accepted just now");
+                    }
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
@@ -189,8 +195,6 @@ impl hyper::service::Service<Request<Incoming>> for Http<'_> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(Peer(self.peer));
-        // The same as axum's handlers know it.
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.server.router.clone().call(request);
         let fault = self.fault.clone();

@@ -271,9 +271,9 @@ impl Handle {
     fn start(number: usize, hub: &Hub, config: &ServerConfig) -> io::Result<Handle> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let alarm = Arc::new(Alarm { waker, rung: AtomicBool::new(false) });
+        let alarm = Arc::new(Alarm { waker, rung: AtomicBool::new(false), idle: AtomicBool::new(true) });
         let wake = alarm.clone();
-        let shard = hub.shard(Box::new(move || wake.ring()));
+        let shard = hub.shard(Box::new(move || wake.ring_for_events()));
         let shard_stats = shard.stats().clone();
         let counters = Arc::<Counters>::default();
         let (orders, inbox) = channel();
@@ -326,6 +326,8 @@ impl Handle {
 struct Alarm {
     waker: Waker,
     rung: AtomicBool,
+    /// There is no stream: new events need not be told, the worker takes them in with its ticks.
+    idle: AtomicBool,
 }
 
 impl Alarm {
@@ -334,6 +336,14 @@ impl Alarm {
             && let Err(error) = self.waker.wake()
         {
             tracing::error!(%error, "a worker can't be woken");
+        }
+    }
+
+    /// The same for new events, which a worker without streams is not woken for: each publish would cost two changes
+    /// of the running thread.
+    fn ring_for_events(&self) {
+        if !self.idle.load(Ordering::SeqCst) {
+            self.ring();
         }
     }
 
@@ -388,8 +398,8 @@ impl Worker {
         let mut scratch = vec![0; 16 << 10];
         let mut busy = false;
         loop {
-            let timeout = if busy { Some(Duration::ZERO) } else { self.rest() };
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            let timeout = if busy { Duration::ZERO } else { self.rest() };
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != ErrorKind::Interrupted
             {
                 tracing::error!(%error, worker = self.number, "can't wait for sockets");
@@ -412,16 +422,14 @@ impl Worker {
             if passed {
                 self.pass_time();
             }
+            self.alarm.idle.store(self.shard.is_empty(), Ordering::SeqCst);
             busy = orders == Orders::More || more_records || more_to_write || self.shard.ready() > 0;
         }
     }
 
-    /// How long to wait for the kernel or an alarm: to the next tick, or for ever if there is nobody to look after.
-    fn rest(&self) -> Option<Duration> {
-        if self.shard.is_empty() && self.draining.is_none() {
-            return None;
-        }
-        Some((TICK * self.tick.0.saturating_add(1)).saturating_sub(self.start.elapsed()))
+    /// How long to wait for the kernel or an alarm: to the next tick.
+    fn rest(&self) -> Duration {
+        (TICK * self.tick.0.saturating_add(1)).saturating_sub(self.start.elapsed())
     }
 
     fn socket_event(&mut self, event: &Readiness, scratch: &mut [u8]) {
@@ -478,6 +486,8 @@ impl Worker {
     fn admit(&mut self, stream: NewStream, socket: std::net::TcpStream) {
         let NewStream { opening, about, token } = stream;
         let mut socket = TcpStream::from_std(socket);
+        // Before the shard takes in what there is: from then on it is told what comes.
+        self.alarm.idle.store(false, Ordering::SeqCst);
         let id = self.shard.subscribe(opening, self.now);
         self.generation = self.generation.wrapping_add(1);
         let key = Key { slot: id.0, generation: self.generation };
@@ -564,6 +574,8 @@ impl Worker {
                 }
             }
         }
+        // A stuck connection may begin to move any time, and then has heartbeats to get.
+        next = next.min(self.tick.after(self.spans.heartbeat));
         if next < conn.deadlines.armed {
             let key = Key { slot: id.0, generation: conn.generation };
             conn.deadlines.armed = self.wheel.arm(next, key);
