@@ -251,6 +251,23 @@ async fn a_revoked_key_publishes_no_more() {
     tokio::time::timeout(PATIENCE, refused).await.expect("the key is still good");
 }
 
+/// Not before its end: whoever was told too early would come back, with a token that is still good, to be told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_told_of_its_tokens_end_when_that_has_come() {
+    let server = start(config()).await;
+    let user = Some("7".parse().unwrap());
+    // The end of a token is a whole second; the request comes anywhere in one.
+    for ttl in [700, 1000, 1300] {
+        let new = NewToken { user: user.clone(), ttl: Duration::from_millis(ttl), ..NewToken::default() };
+        let begun = Timestamp::now();
+        let end = Timestamp(begun.plus(new.ttl).0.div_ceil(1000) * 1000);
+        let target = format!("/events?token={}", new.sign(&key(), "tidings", begun).unwrap().expose());
+        let came = server.read_until(&target, "event: tidings:expired").await;
+        assert!(Timestamp::now() >= end, "it came {:?} too early: {came}", end.since(Timestamp::now()));
+        assert_eq!(server.status("GET", &target, &[]).await, (401, "invalid_token".into()));
+    }
+}
+
 /// Anything but 200 would end an `EventSource` for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_keys_can_not_be_had_browsers_are_told_to_come_back() {

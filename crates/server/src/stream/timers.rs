@@ -134,7 +134,9 @@ impl Deadlines {
             wrote: now,
             stuck: Tick::NEVER,
             lifetime: lifetime.map_or(Tick::NEVER, |lifetime| now.after(lifetime)),
-            expires: token.map_or(Tick::NEVER, |token| now.after(token)),
+            // `now` began up to a tick ago, and the rest of the duration below a tick is cut off: two ticks more, and
+            // it is never too early. Whoever is told too early comes back with a token that is still good.
+            expires: token.map_or(Tick::NEVER, |token| now.after(token).plus(2)),
             gone_by: Tick::NEVER,
             silence: longest - longest / 4 * u32::from(spread) / 255,
             ending: None,
@@ -284,14 +286,20 @@ mod tests {
         let mut times = Deadlines::new(seconds(0), &SPANS, minute, None, 0);
         times.wrote(seconds(59), true);
         assert_eq!(times.due(seconds(60), &SPANS), Due::Finish(CloseReason::Lifetime));
-        let mut times = Deadlines::new(seconds(0), &SPANS, minute, minute, 0);
+        let mut times = Deadlines::new(seconds(0), &SPANS, None, minute, 0);
         times.wrote(seconds(59), true);
-        assert_eq!(times.next(&SPANS), seconds(60));
-        assert_eq!(times.due(seconds(60), &SPANS), Due::Finish(CloseReason::Expired));
-        assert!(times.end(seconds(60), CloseReason::Expired));
-        assert!(!times.end(seconds(60), CloseReason::Kicked), "the first reason counts");
-        assert_eq!(times.due(seconds(60), &SPANS), Due::Nothing);
-        assert!(times.next(&SPANS) < seconds(61));
-        assert_eq!(times.due(seconds(61), &SPANS), Due::Cut(CloseReason::Expired));
+        let end = seconds(60).plus(2);
+        assert_eq!(times.next(&SPANS), end);
+        assert_eq!(
+            times.due(seconds(60).plus(1), &SPANS),
+            Due::Nothing,
+            "the tick may have begun before the stream"
+        );
+        assert_eq!(times.due(end, &SPANS), Due::Finish(CloseReason::Expired));
+        assert!(times.end(end, CloseReason::Expired));
+        assert!(!times.end(end, CloseReason::Kicked), "the first reason counts");
+        assert_eq!(times.due(end, &SPANS), Due::Nothing);
+        assert!(times.next(&SPANS) < end.plus(4));
+        assert_eq!(times.due(end.plus(4), &SPANS), Due::Cut(CloseReason::Expired));
     }
 }
