@@ -1,7 +1,7 @@
 //! The real binary as a child process, killed and started again on the same port and data directory.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::PATIENCE;
 
 /// Clients come back at once, so that many losses take little time; hardly a heartbeat is counted as a byte of an event.
-const CONFIG: &str = "retry = \"50ms\"\nheartbeat = \"10m\"\n[limits]\nper_user = 1000\n";
+const CONFIG: &str = "retry = \"50ms\"\ndrain = \"2s\"\nheartbeat = \"10m\"\n[limits]\nper_user = 1000\n";
 
 pub struct Hub {
     folder: TempDir,
@@ -33,6 +33,30 @@ impl Hub {
         let process = serve(&folder, port).await;
         let token = make_token(&folder).await;
         Hub { folder, port, process, token }
+    }
+
+    /// A stop in order, with status 0.
+    async fn stop(&mut self) {
+        let id = self.process.id().expect("the server runs").to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        let status = timeout(PATIENCE, self.process.wait()).await.expect("it ends in time").unwrap();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Stops the server. It must have ended well, and have told no token to its log.
+    pub async fn end(mut self) {
+        self.stop().await;
+        assert!(!self.log().contains(&self.token), "a token was logged");
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Stopped in order, and started again.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.process = serve(&self.folder, self.port).await;
     }
 
     /// `kill -9`, and started again.
@@ -73,12 +97,15 @@ fn command(folder: &TempDir, name: &str) -> Command {
 }
 
 async fn serve(folder: &TempDir, port: u16) -> Child {
+    let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
     let mut command = command(folder, "serve");
-    let mut process = command.arg("--listen").arg(format!("127.0.0.1:{port}")).spawn().unwrap();
+    command.arg("--listen").arg(format!("127.0.0.1:{port}")).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut process = command.spawn().unwrap();
     let ready = async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             if let Some(status) = process.try_wait().unwrap() {
-                panic!("the server ended at its start: {status}");
+                let log = fs::read_to_string(folder.path().join("log")).unwrap();
+                panic!("the server ended at its start: {status}\n{log}");
             }
             sleep(Duration::from_millis(10)).await;
         }

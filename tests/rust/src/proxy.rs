@@ -1,5 +1,6 @@
 //! A TCP proxy that ends a connection after an exact number of the server's bytes.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,15 +36,14 @@ struct Gate {
 struct Orders {
     /// So many more bytes may pass on this connection; `None`: all of them.
     this: Option<usize>,
-    /// The same for the connection after it.
-    next: Option<usize>,
+    /// The same for the connections after it.
+    next: VecDeque<usize>,
     ending: Option<Ending>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     passed: usize,
-    connections: usize,
     cuts: usize,
 }
 
@@ -80,18 +80,12 @@ impl Proxy {
         self.gate.progress.borrow().passed
     }
 
-    /// Lets so many more of the server's bytes pass, then ends the connection.
-    pub fn cut_after(&self, bytes: usize, ending: Ending) {
+    /// Ends the connection that is there now after the first number of the server's bytes, and those that come after it
+    /// by the numbers that follow, counted from the head. What comes after the last is not cut.
+    pub fn cut_after(&self, bytes: impl IntoIterator<Item = usize>, ending: Ending) {
+        let mut next: VecDeque<_> = bytes.into_iter().collect();
         let mut orders = self.gate.orders.lock().unwrap();
-        orders.this = Some(bytes);
-        orders.ending = Some(ending);
-        self.gate.changed.notify_one();
-    }
-
-    /// Cuts the connection that is there now, and the next one after so many bytes, counted from the head.
-    pub fn cut_now_and_next_after(&self, bytes: usize, ending: Ending) {
-        let mut orders = self.gate.orders.lock().unwrap();
-        (orders.this, orders.next, orders.ending) = (Some(0), Some(bytes), Some(ending));
+        *orders = Orders { this: next.pop_front(), next, ending: Some(ending) };
         self.gate.changed.notify_one();
     }
 
@@ -113,8 +107,7 @@ impl Gate {
     async fn relay(&self, mut client: TcpStream, mut server: TcpStream) {
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
-        self.progress
-            .send_modify(|progress| (progress.passed, progress.connections) = (0, progress.connections + 1));
+        self.progress.send_modify(|progress| progress.passed = 0);
         let (mut asked, mut answered) = ([0; 4096], [0; 4096]);
         loop {
             if self.orders.lock().unwrap().this == Some(0) {
@@ -157,7 +150,7 @@ impl Gate {
     fn cut(&self, client: TcpStream) {
         let ending = {
             let mut orders = self.orders.lock().unwrap();
-            orders.this = orders.next.take();
+            orders.this = orders.next.pop_front();
             orders.ending
         };
         if ending == Some(Ending::Reset) {

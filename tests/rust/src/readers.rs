@@ -6,7 +6,7 @@ use eventsource_client::{Client as _, SSE};
 use futures_util::StreamExt;
 use launchdarkly_sdk_transport::HyperTransport;
 use reqwest_eventsource::retry::ExponentialBackoff;
-use tidings_client::{Client, Subscribe, Update};
+use tidings_client::{Client, Closing, Subscribe, Update};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -136,7 +136,7 @@ async fn tidings(port: u16, token: String, channel: String, sender: watch::Sende
             Update::Open(_) => saw(&sender, String::new(), "tidings:open".to_owned(), String::new()),
             Update::Gap(gap) => saw(&sender, String::new(), "tidings:gap".to_owned(), gap.reason),
             Update::Event(event) => saw(&sender, event.id, event.event, event.data),
-            Update::Lost(_) => {}
+            Update::Closing(Closing::Drain) | Update::Lost(_) => {}
             other => panic!("{other:?}"),
         }
     }

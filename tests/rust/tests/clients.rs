@@ -27,9 +27,11 @@ macro_rules! for_each_client {
 for_each_client!(
     events_arrive_live,
     a_killed_server_is_followed,
+    a_restarted_server_is_followed,
     a_connection_lost_before_its_first_event_is_resumed,
     a_stream_cut_at_every_byte_of_an_event_loses_and_doubles_nothing,
     a_stream_cut_at_every_byte_of_its_beginning_loses_and_doubles_nothing,
+    a_stream_cut_under_load_loses_and_doubles_nothing,
 );
 
 /// What was published to one channel, in order.
@@ -64,23 +66,34 @@ async fn events_arrive_live(kind: Kind) {
     published.publish(&[("message", "\n\nevent: tidings:gap\nid: x\n\n"), ("message", "last")]).await;
     reader.saw("last").await;
     assert_eq!(reader.events(), published.events);
+    hub.end().await;
 }
 
 async fn a_killed_server_is_followed(kind: Kind) {
+    follow(kind, async |hub| hub.kill_and_restart().await).await;
+}
+
+/// A drain may say so in the stream, but ends no client for good.
+async fn a_restarted_server_is_followed(kind: Kind) {
+    follow(kind, async |hub| hub.restart().await).await;
+}
+
+async fn follow(kind: Kind, come_and_go: impl AsyncFnOnce(&mut Hub)) {
     let mut hub = Hub::start().await;
-    let mut reader = Reader::open(kind, hub.port(), hub.token(), "killed");
+    let mut reader = Reader::open(kind, hub.port(), hub.token(), "followed");
     reader.opened(1).await;
-    let mut ids = hub.publish("killed", &[("message", "1"), ("order", "2")]).await;
+    let mut ids = hub.publish("followed", &[("message", "1"), ("order", "2")]).await;
     reader.saw("2").await;
-    hub.kill_and_restart().await;
-    ids.extend(hub.publish("killed", &[("message", "3"), ("order", "4")]).await);
+    come_and_go(&mut hub).await;
+    ids.extend(hub.publish("followed", &[("message", "3"), ("order", "4")]).await);
     reader.saw("4").await;
     reader.opened(2).await;
-    ids.extend(hub.publish("killed", &[("message", "5")]).await);
+    ids.extend(hub.publish("followed", &[("message", "5")]).await);
     reader.saw("5").await;
     let seen: Vec<_> = reader.events().into_iter().map(|seen| (seen.id, seen.data)).collect();
     let expected: Vec<_> = ids.into_iter().zip((1..=5).map(|number: u32| number.to_string())).collect();
     assert_eq!(seen, expected);
+    hub.end().await;
 }
 
 async fn a_connection_lost_before_its_first_event_is_resumed(kind: Kind) {
@@ -91,10 +104,11 @@ async fn a_connection_lost_before_its_first_event_is_resumed(kind: Kind) {
     let proxy = Proxy::before(hub.port()).await;
     let mut reader = Reader::open(kind, proxy.port(), hub.token(), &published.channel);
     reader.opened(1).await;
-    proxy.cut_after(0, Ending::Close);
+    proxy.cut_after([0], Ending::Close);
     published.publish(&[("order", "while it was away"), ("message", "the second")]).await;
     reader.saw("the second").await;
     assert_eq!(reader.events(), published.events);
+    hub.end().await;
 }
 
 async fn a_stream_cut_at_every_byte_of_an_event_loses_and_doubles_nothing(kind: Kind) {
@@ -110,6 +124,7 @@ async fn in_lanes(kind: Kind, run: impl AsyncFn(&Hub, Kind, usize)) {
     let hub = Hub::start().await;
     let lanes = (0..LANES).map(|lane| run(&hub, kind, lane));
     futures_util::future::join_all(lanes).await;
+    hub.end().await;
 }
 
 /// In order and by reset by turns, so that both are done at every byte by two lanes that follow each other.
@@ -130,7 +145,7 @@ async fn cut_events(hub: &Hub, kind: Kind, lane: usize) {
 
     let mut cuts = 0;
     for (bytes, ending) in positions(length, lane) {
-        proxy.cut_after(bytes, ending);
+        proxy.cut_after([bytes], ending);
         let (event, after) = (format!("event {cuts}\nof two lines"), format!("after {cuts}"));
         published.publish(&[("order", &event), ("message", &after)]).await;
         cuts += 1;
@@ -152,7 +167,7 @@ async fn cut_beginnings(hub: &Hub, kind: Kind, lane: usize) {
     let mut cuts = 0;
     for (bytes, ending) in positions(length, lane) {
         let (opens, data) = (reader.opens(), format!("event {cuts}"));
-        proxy.cut_now_and_next_after(bytes, ending);
+        proxy.cut_after([0, bytes], ending);
         cuts += 2;
         published.publish(&[("message", &data)]).await;
         proxy.was_cut(cuts).await;
@@ -160,6 +175,31 @@ async fn cut_beginnings(hub: &Hub, kind: Kind, lane: usize) {
         reader.opened(opens + 1).await;
     }
     assert_eq!(reader.events(), published.events, "lane {lane}");
+}
+
+async fn a_stream_cut_under_load_loses_and_doubles_nothing(kind: Kind) {
+    const EVENTS: usize = 1000;
+    let hub = Hub::start().await;
+    let mut published = Published::to(&hub, "load".to_owned());
+    let proxy = Proxy::before(hub.port()).await;
+    let mut reader = Reader::open(kind, proxy.port(), hub.token(), &published.channel);
+    reader.opened(1).await;
+    // Enough for a head, a first block and an event, so that every connection gets on; all of it is less than what is
+    // published.
+    let least = proxy.passed() + 200;
+    let cuts: Vec<_> = (0..30).map(|number| least + number * 7919 % 3001).collect();
+    let count = cuts.len();
+    proxy.cut_after(cuts, Ending::Reset);
+    for first in (0..EVENTS).step_by(5) {
+        let data: Vec<_> =
+            (first..first + 5).map(|number| format!("event {number}\n{}", "x".repeat(80))).collect();
+        let events: Vec<_> = data.iter().map(|data| ("order", data.as_str())).collect();
+        published.publish(&events).await;
+    }
+    reader.saw(&published.events.last().unwrap().data).await;
+    proxy.was_cut(count).await;
+    assert_eq!(reader.events(), published.events);
+    hub.end().await;
 }
 
 /// The places where a lane cuts, and how.
