@@ -10,15 +10,13 @@ use crate::index::ViewId;
 use crate::log::Selection;
 use crate::resume::Gap;
 
-/// Who a subscriber is, for events that exclude somebody.
+/// Who a subscriber is over all its connections, for events that exclude somebody.
 #[derive(Debug, Clone, Default)]
 pub struct Who {
     /// The user that its token names.
     pub user: Option<UserId>,
     /// The id that it chose.
     pub client: Option<ClientId>,
-    /// The connection's id.
-    pub connection: Option<ConnectionId>,
 }
 
 impl Who {
@@ -26,7 +24,6 @@ impl Who {
     pub fn is_among(&self, exclude: &Exclude) -> bool {
         (exclude.user.is_some() && exclude.user == self.user)
             || (exclude.client.is_some() && exclude.client == self.client)
-            || (exclude.connection.is_some() && exclude.connection == self.connection)
     }
 }
 
@@ -88,10 +85,19 @@ pub(crate) struct Subscriber {
     /// Ephemeral entries before this index are not for it.
     pub(crate) live_from: u64,
     pub(crate) who: Option<Box<Who>>,
+    pub(crate) connection: Option<ConnectionId>,
     /// Set while it reads the log.
     pub(crate) reading: Option<Box<Reading>>,
     /// When it last got an id.
     pub(crate) id_at: Timestamp,
+}
+
+impl Subscriber {
+    /// Whether this is one of those whom an event excludes.
+    pub(crate) fn is_among(&self, exclude: &Exclude) -> bool {
+        (exclude.connection.is_some() && exclude.connection == self.connection)
+            || self.who.as_ref().is_some_and(|who| who.is_among(exclude))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

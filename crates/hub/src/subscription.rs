@@ -85,7 +85,7 @@ impl Subscription {
             let news = news.clone();
             Box::new(move || news.notify_one())
         });
-        let who = Who { user: subscribe.user, client: subscribe.client, connection: None };
+        let who = Who { user: subscribe.user, client: subscribe.client };
         let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, who, now);
         let taken = gap.map(Delivery::Gap).into_iter().collect();
         Ok(Subscription { hub: hub.clone(), shard, id, news, taken, opened_at })

@@ -40,7 +40,7 @@ impl Shard {
                 followed.members.push(slot);
             }
         }
-        let anybody = who.user.is_none() && who.client.is_none() && who.connection.is_none();
+        let anybody = who.user.is_none() && who.client.is_none();
         self.generation = self.generation.wrapping_add(1);
         self.subscribers[slot as usize] = Some(Subscriber {
             generation: self.generation,
@@ -55,6 +55,7 @@ impl Shard {
             born: self.reader.consumed(),
             live_from: self.reader.at(),
             who: (!anybody).then(|| Box::new(who)),
+            connection: None,
             reading: None,
             id_at: now,
         });

@@ -187,8 +187,7 @@ impl Gather<'_> {
             return false;
         }
         !entry.selective
-            || (!entry.expired(self.now)
-                && self.subscriber.who.as_ref().is_none_or(|who| !who.is_among(&entry.record.event.exclude)))
+            || (!entry.expired(self.now) && !self.subscriber.is_among(&entry.record.event.exclude))
     }
 }
 

@@ -299,9 +299,12 @@ impl Shard {
 
     /// Registers a subscriber where the shard stands, ready to be written its head.
     pub fn subscribe(&mut self, opening: Opening, now: Timestamp) -> SubscriberId {
-        let who = Who { user: opening.user, client: opening.client, connection: opening.connection };
+        let who = Who { user: opening.user, client: opening.client };
         let mut own = opening.head;
         let slot = self.place(opening.framing, opening.envelope, &opening.views, who, now);
+        if let Some(subscriber) = &mut self.subscribers[slot as usize] {
+            subscriber.connection = opening.connection;
+        }
         let open_at = self.begin(slot, opening.resume);
         let open_at = self.key.seal(open_at);
         if let Some(data) = &opening.open {
@@ -528,6 +531,13 @@ impl Shard {
         self.subscribers[id.0 as usize].as_ref().map_or(Timestamp::default(), |s| s.id_at)
     }
 
+    /// What a subscriber follows.
+    pub fn views(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
+        let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
+        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
+        views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view)
+    }
+
     /// How many subscribers of this shard an event is for.
     pub fn receivers(&self, event: &Event) -> usize {
         let mut views = Vec::new();
@@ -539,9 +549,7 @@ impl Shard {
         members.sort_unstable();
         members.dedup();
         let gets = |member: &&u32| {
-            self.subscribers[**member as usize]
-                .as_ref()
-                .is_some_and(|s| s.who.as_ref().is_none_or(|who| !who.is_among(&event.exclude)))
+            self.subscribers[**member as usize].as_ref().is_some_and(|s| !s.is_among(&event.exclude))
         };
         members.iter().filter(gets).count()
     }
@@ -604,5 +612,17 @@ impl Shard {
             mark.queued = true;
             self.ready.push_back(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are as many of these as there are people looking: what is added here is added a hundred thousand times.
+    #[test]
+    fn a_subscriber_is_small() {
+        assert!(size_of::<Subscriber>() <= 144, "{}", size_of::<Subscriber>());
+        assert!(size_of::<Mark>() <= 32, "{}", size_of::<Mark>());
     }
 }

@@ -7,7 +7,7 @@ use super::plan::Plan;
 use super::{BATCH_BYTES, Behind, Cut, PAGES_ASKED, Shard, ShardStats};
 use crate::Timestamp;
 use crate::catch_up::{PageAnswer, PageRequest, Ticket};
-use crate::log::{Record, Selection};
+use crate::log::Selection;
 use crate::resume::Gap;
 use crate::subscriber::{PageState, Reading, Subscriber, ToldGap};
 
@@ -126,19 +126,16 @@ impl Shard {
         while let Ok(PageAnswer { ticket, page }) = self.answers.try_recv() {
             self.asked = self.asked.saturating_sub(1);
             let Some(subscriber) = self.holder(ticket) else { continue };
-            let who = subscriber.who.take();
+            let page = page.map(|mut page| {
+                page.records.retain(|(record, _)| !subscriber.is_among(&record.event.exclude));
+                page
+            });
             if let Some(reading) = &mut subscriber.reading {
                 reading.page = match page {
-                    Ok(mut page) => {
-                        let excluded =
-                            |r: &Record| who.as_ref().is_some_and(|who| who.is_among(&r.event.exclude));
-                        page.records.retain(|(record, _)| !excluded(record));
-                        PageState::Here { page, next: 0 }
-                    }
+                    Ok(page) => PageState::Here { page, next: 0 },
                     Err(_) => PageState::Failed,
                 };
                 let bytes = page_bytes(&reading.page);
-                subscriber.who = who;
                 self.kept_bytes += bytes;
                 self.enqueue(ticket.slot);
             }

@@ -68,7 +68,7 @@ impl Asked {
             until: cursor("until")?,
             events: parameters.count("limit", EVENTS, MOST_EVENTS)?,
             order,
-            who: Who { user: identity.user, client: parameters.parsed("client")?, connection: None },
+            who: Who { user: identity.user, client: parameters.parsed("client")? },
         })
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mio::net::TcpStream;
-use tidings_hub::{Farewell, Timestamp};
-use tidings_wire::{Channel, ConnectionId, Pattern, UserId};
+use tidings_hub::{Farewell, Timestamp, View};
+use tidings_wire::{Channel, ConnectionId, UserId};
 
 use super::timers::Deadlines;
 use crate::limits::Permit;
@@ -91,8 +91,6 @@ pub(crate) struct Conn {
     pub(crate) id: ConnectionId,
     pub(crate) since: Timestamp,
     pub(crate) address: SocketAddr,
-    /// What was asked for.
-    pub(crate) channels: Box<[Pattern]>,
     pub(crate) permit: Permit,
     _seat: Seat,
 }
@@ -105,7 +103,7 @@ impl Conn {
         since: Timestamp,
         about: About,
     ) -> Conn {
-        let About { id, address, channels, control, permit, seat } = about;
+        let About { id, address, control, permit, seat } = about;
         Conn {
             socket,
             generation,
@@ -116,7 +114,6 @@ impl Conn {
             id,
             since,
             address,
-            channels,
             permit,
             _seat: seat,
         }
@@ -138,7 +135,6 @@ impl Conn {
 pub(crate) struct About {
     pub(crate) id: ConnectionId,
     pub(crate) address: SocketAddr,
-    pub(crate) channels: Box<[Pattern]>,
     pub(crate) control: ControlLevel,
     pub(crate) permit: Permit,
     pub(crate) seat: Seat,
@@ -175,7 +171,7 @@ pub struct ConnectionInfo {
     /// Where it comes from.
     pub address: SocketAddr,
     /// What was asked for: not the broadcasts and the user's own events, which every stream gets.
-    pub channels: Vec<Pattern>,
+    pub channels: Vec<View>,
     /// When it began.
     pub since: Timestamp,
     /// Bytes that its socket took.
@@ -198,12 +194,21 @@ pub struct ConnectionFilter {
 }
 
 impl ConnectionFilter {
-    pub(crate) fn matches(&self, conn: &Conn) -> bool {
+    /// `views` are the connection's.
+    pub(crate) fn matches<'a>(&self, conn: &Conn, mut views: impl Iterator<Item = &'a View>) -> bool {
         self.user.as_ref().is_none_or(|user| conn.permit.user() == Some(user))
             && self.id.is_none_or(|id| conn.id == id)
-            && self
-                .channel
-                .as_ref()
-                .is_none_or(|channel| conn.channels.iter().any(|asked| asked.matches(channel)))
+            && self.channel.as_ref().is_none_or(|channel| views.any(|view| view.shows(channel)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are as many of these as there are people looking: what is added here is added a hundred thousand times.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Option<Conn>>() <= 176, "{}", size_of::<Option<Conn>>());
     }
 }

@@ -110,14 +110,7 @@ impl Answer<'_> {
             return Err(gone(reason).into());
         }
         let (seat, id) = workers.seat();
-        let about = About {
-            id,
-            address: peer,
-            channels: request.asked.clone().into(),
-            control: request.control,
-            permit,
-            seat,
-        };
+        let about = About { id, address: peer, control: request.control, permit, seat };
         let token = identity.expires.map(|expires| expires.since(now));
         Ok(NewStream { opening: self.opening(request, identity, resume, id), about, token })
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use tidings_hub::{Farewell, Hub, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp};
+use tidings_hub::{Farewell, Hub, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View};
 use tidings_wire::{ConnectionId, Event};
 use tokio::sync::oneshot;
 
@@ -627,7 +627,7 @@ impl Worker {
             .map(SubscriberId)
             .zip(&self.conns)
             .filter_map(|(id, conn)| Some((id, conn.as_ref()?)))
-            .filter(|(_, conn)| filter.matches(conn))
+            .filter(|(id, conn)| filter.matches(conn, self.shard.views(*id)))
     }
 
     fn info(&self, id: SubscriberId, conn: &Conn) -> ConnectionInfo {
@@ -635,7 +635,7 @@ impl Worker {
             id: conn.id,
             user: conn.permit.user().cloned(),
             address: conn.address,
-            channels: conn.channels.to_vec(),
+            channels: self.shard.views(id).filter(|view| !is_implicit(view)).cloned().collect(),
             since: conn.since,
             bytes: conn.bytes,
             blocked: self.shard.is_blocked(id),
@@ -648,6 +648,11 @@ impl Worker {
 fn found(conns: &mut [Option<Conn>], key: Key) -> Option<(SubscriberId, &mut Conn)> {
     let conn = conns.get_mut(key.slot as usize)?.as_mut()?;
     (conn.generation == key.generation).then_some((SubscriberId(key.slot), conn))
+}
+
+/// Whether a view is one that every stream of its kind has: the broadcasts, the user's own events.
+fn is_implicit(view: &View) -> bool {
+    view.as_str().starts_with('$')
 }
 
 /// Reads and forgets what a client sends on its stream; why it is closed, if it is.
