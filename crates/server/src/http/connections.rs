@@ -42,7 +42,7 @@ impl Shown {
             connection: info.id.to_string(),
             user: info.user.as_ref().map(ToString::to_string),
             address: info.address.to_string(),
-            channels: info.channels.iter().map(ToString::to_string).collect(),
+            channels: info.channels.iter().map(|view| view.as_str().to_owned()).collect(),
             since: info.since.0,
             age_seconds: now.since(info.since).as_secs_f64(),
             bytes: info.bytes,
