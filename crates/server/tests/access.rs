@@ -45,7 +45,8 @@ async fn start(access: AccessConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { server.serve(listener).await.unwrap() });
-    let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
+    // A stream's connection ends with the stream, without a word before: none is used again.
+    let client = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(0).build().unwrap();
     Running { address, client }
 }
 
@@ -125,13 +126,18 @@ impl Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_path_asks_who_it_is() {
     let server = start(config()).await;
-    let good = format!("Bearer {}", token("7", &["a"], &[]));
+    let token = token("7", &["a"], &[]);
+    let good = format!("Bearer {token}");
     let calls = [
         ("GET", "/events?channel=a"),
         ("POST", "/publish"),
         ("GET", "/history?channel=a"),
         ("DELETE", "/history?channel=a"),
         ("GET", "/channels"),
+        ("GET", "/connections?user=8"),
+        ("DELETE", "/connections?user=8"),
+        ("GET", "/stats"),
+        ("GET", "/metrics"),
     ];
     for (method, target) in calls {
         assert_eq!(server.status(method, target, &[]).await, (401, "unauthorized".into()), "{target}");
@@ -143,6 +149,8 @@ async fn every_path_asks_who_it_is() {
         let reading = target.contains("channel=a") && method == "GET";
         let expected = if reading { (200, String::new()) } else { (403, "not_granted".into()) };
         assert_eq!(found, expected, "{method} {target}");
+        let query = format!("{target}{}token={token}", if target.contains('?') { '&' } else { '?' });
+        assert_eq!(server.status(method, &query, &[]).await, expected, "{method} {target}, in the query");
     }
     for target in ["/events?channel=b", "/events?channel=*", "/events?channel=$user/8", "/history?channel=b"]
     {
