@@ -49,7 +49,7 @@ install_python_packages() {
 
 run_real_clients() {
   # A test that hangs is a failure too.
-  (cd tests/e2e && timeout "${TIDINGS_E2E_SECONDS:-1200}" npm test --silent)
+  (cd tests/e2e && timeout -k 10 "${TIDINGS_E2E_SECONDS:-1200}" npm test --silent)
 }
 
 # Other people's Rust clients are a workspace of their own, built into the same place.

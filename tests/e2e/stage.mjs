@@ -27,7 +27,7 @@ export class Stage {
   async #set() {
     this.pages = await PageServer.start();
     // Clients come back at once, so that many losses take little time.
-    this.hub = await Tidings.start({ config: `retry = "50ms"\nheartbeat = "1h"\n[limits]\nper_user = 1000\n[cors]\norigins = ["${this.pages.origin}"]\n` });
+    this.hub = await Tidings.start({ config: `retry = "50ms"\nheartbeat = "10m"\n[limits]\nper_user = 1000\n[cors]\norigins = ["${this.pages.origin}"]\n` });
     this.token = await this.hub.token({ sub: 'ana', subscribe: ['**'], publish: ['**'], admin: true });
     this.chromium = await startChromium();
     this.chromiumPage = await ReadingPage.open(this.chromium, this.pages.origin, { cookie: this.token });
@@ -35,15 +35,26 @@ export class Stage {
     this.firefoxPage = await ReadingPage.open(this.firefox, this.pages.origin);
   }
 
+  /** Ends everything, also what a failed test left behind; then says the first thing that did not end well. */
   async strike() {
-    // A test that failed left them behind.
-    for (const opened of this.#open) await opened.close();
-    await this.chromiumPage?.close();
-    await this.firefoxPage?.close();
-    await this.chromium?.stop();
-    await this.firefox?.stop();
-    await this.hub?.stop();
-    await this.pages?.stop();
+    const ends = [
+      ...this.#open.map((opened) => () => opened.close()),
+      () => this.chromiumPage?.close(),
+      () => this.firefoxPage?.close(),
+      () => this.chromium?.stop(),
+      () => this.firefox?.stop(),
+      () => this.hub?.stop(),
+      () => this.pages?.stop(),
+    ];
+    const failures = [];
+    for (const end of ends) {
+      try {
+        await end();
+      } catch (failure) {
+        failures.push(failure);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   publish(body) {

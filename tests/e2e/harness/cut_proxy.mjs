@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import net from 'node:net';
 import { Watched } from './watched.mjs';
 
-const FIRST = Buffer.from(':ok\n');
+// What stands before it, `:ok` and padding, is for proxies.
+const FIRST = Buffer.from('retry: ');
 const OPEN = Buffer.from('event: tidings:open\n');
 const END = Buffer.from('\n\n');
 const CHUNK_END = Buffer.from('\r\n');
@@ -35,7 +36,7 @@ export class CutProxy {
   #cut;
   /** @type {Cut | undefined} for the first block of the stream that comes next */
   #cutOpen;
-  /** Bytes of the body up to the end of its `open` block, in the stream that came last. */
+  /** Bytes from `retry:` to the end of the `open` block, in the stream that came last. */
   openBytes = 0;
 
   static async to(port) {
@@ -71,7 +72,7 @@ export class CutProxy {
     return Buffer.concat(this.#cut.passed);
   }
 
-  /** Ends the next stream after `bytes` of its body, within its `open` block; waits for that, answers those bytes. */
+  /** Ends the next stream `bytes` after `retry:` began, within its `open` block; waits for that, answers those bytes. */
   async cutNextOpenAfter(bytes) {
     const cut = (this.#cutOpen = new Cut(bytes));
     await this.#changed.until(() => cut.done, 'the cut');

@@ -25,6 +25,7 @@ class PythonReader extends Reading {
   }
 
   async close() {
+    if (this.#closed) return;
     this.#closed = true;
     if (this.#child.exitCode !== null) return;
     this.#child.kill('SIGKILL');
