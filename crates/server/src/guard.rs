@@ -41,24 +41,32 @@ pub(crate) enum Verdict {
     Over,
 }
 
-/// What went wrong with a body while its request was being handled. The handler only sees that reading failed; who
-/// sends its answer looks here and says why.
+/// How the body of the present request does. The handler only sees that reading failed; who sends its answer looks
+/// here and says why.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BodyFault(Arc<AtomicU8>);
+pub(crate) struct BodyProgress(Arc<AtomicU8>);
 
-impl BodyFault {
-    const SLOW: u8 = 1;
-    const MALFORMED: u8 = 2;
+impl BodyProgress {
+    const COMPLETE: u8 = 0;
+    const UNREAD: u8 = 1;
+    const SLOW: u8 = 2;
+    const MALFORMED: u8 = 3;
 
-    fn set(&self, fault: u8) {
-        self.0.store(fault, Ordering::Release);
+    fn set(&self, progress: u8) {
+        self.0.store(progress, Ordering::Release);
+    }
+
+    /// Whether there is more of it than was read: an answer now ends the connection, since where the next request
+    /// begins is not known before the rest was read.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.0.load(Ordering::Acquire) != BodyProgress::COMPLETE
     }
 
     /// The answer to the request, if its body failed.
     pub(crate) fn problem(&self) -> Option<Problem> {
         match self.0.load(Ordering::Acquire) {
-            BodyFault::SLOW => Some(too_slow("no byte of the request's body came for too long")),
-            BodyFault::MALFORMED => Some(Problem::bad_request("the body's chunks are not valid")),
+            BodyProgress::SLOW => Some(too_slow("no byte of the request's body came for too long")),
+            BodyProgress::MALFORMED => Some(Problem::bad_request("the body's chunks are not valid")),
             _ => None,
         }
     }
@@ -89,7 +97,7 @@ pub(crate) struct Guard<S> {
     unflushed: bool,
     /// Waits for those bytes.
     flushed: Option<Waker>,
-    fault: BodyFault,
+    body: BodyProgress,
     /// No request has come yet.
     fresh: bool,
     /// Once begun, no further request is waited for, and the first one not for long.
@@ -121,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             timer: None,
             unflushed: false,
             flushed: None,
-            fault: BodyFault::default(),
+            body: BodyProgress::default(),
             fresh: true,
             drain,
         }
@@ -146,9 +154,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.io
     }
 
-    /// Where a body's failure is told.
-    pub(crate) fn fault(&self) -> BodyFault {
-        self.fault.clone()
+    /// Where it is told how bodies do.
+    pub(crate) fn body(&self) -> BodyProgress {
+        self.body.clone()
     }
 
     /// Ready when there is something for hyper to read, or nothing ever will be.
@@ -175,7 +183,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.fresh &= head.is_none();
         Ok(head.map(|head| match head.route {
             Route::Stream(parts) => State::Done(Verdict::Stream(parts)),
-            Route::Http(rest) => State::Request { ready: head.len, rest },
+            Route::Http(rest) => {
+                let progress = if rest.is_done() { BodyProgress::COMPLETE } else { BodyProgress::UNREAD };
+                self.body.set(progress);
+                State::Request { ready: head.len, rest }
+            }
         }))
     }
 
@@ -254,9 +266,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 self.state = State::Head { scanned: 0 };
             } else if self.start < self.end {
                 match rest.advance(&self.buffer[self.start..self.end]) {
-                    Ok(count) => *ready = count,
+                    Ok(count) => {
+                        *ready = count;
+                        if rest.is_done() {
+                            self.body.set(BodyProgress::COMPLETE);
+                        }
+                    }
                     Err(_) => {
-                        self.fault.set(BodyFault::MALFORMED);
+                        self.body.set(BodyProgress::MALFORMED);
                         self.state = State::Done(Verdict::Over);
                         return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                     }
@@ -274,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(self.poll_deadline(cx));
-                self.fault.set(BodyFault::SLOW);
+                self.body.set(BodyProgress::SLOW);
                 self.state = State::Done(Verdict::Over);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -406,7 +423,7 @@ mod tests {
         let routes = Routes::new(&BasePath::default(), &LimitsConfig::default());
         let mut guard = Guard::new(io, routes, Arc::new(TimeoutsConfig::default()), drain);
         let served = tokio::spawn(async move {
-            let fault = guard.fault();
+            let body = guard.body();
             let verdict = match guard.first().await {
                 Some(verdict) => Some(verdict),
                 None => {
@@ -417,7 +434,7 @@ mod tests {
                     connection.without_shutdown().await.unwrap().io.take_verdict()
                 }
             };
-            Served { verdict, fault: fault.problem().map(|problem| problem.status().as_u16()) }
+            Served { verdict, fault: body.problem().map(|problem| problem.status().as_u16()) }
         });
         (client, served)
     }

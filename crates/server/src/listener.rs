@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
-use crate::guard::{BodyFault, Guard, Verdict};
+use crate::guard::{BodyProgress, Guard, Verdict};
 use crate::log_limit::LogLimit;
 use crate::route::Routes;
 use crate::stream::head;
@@ -157,7 +157,7 @@ impl Server {
 
     /// Lets hyper serve requests until the guard says otherwise. `None` when the connection broke.
     async fn through_hyper(&self, guard: Guard<TcpStream>, peer: SocketAddr) -> Option<Guard<TcpStream>> {
-        let service = Http { server: self, peer, fault: guard.fault() };
+        let service = Http { server: self, peer, body: guard.body() };
         let mut connection = pin!(
             hyper::server::conn::http1::Builder::new()
                 // The guard has limits of its own, and its end of file means "answer, then give the socket back".
@@ -186,7 +186,7 @@ impl Server {
 struct Http<'a> {
     server: &'a Server,
     peer: SocketAddr,
-    fault: BodyFault,
+    body: BodyProgress,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Http<'_> {
@@ -197,14 +197,14 @@ impl hyper::service::Service<Request<Incoming>> for Http<'_> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.server.router.clone().call(request);
-        let fault = self.fault.clone();
+        let body = self.body.clone();
         let app = self.server.app.clone();
         Box::pin(async move {
             let mut response = answer.await?;
-            if let Some(problem) = fault.problem() {
+            if let Some(problem) = body.problem() {
                 response = problem.response(&app.request_id());
             }
-            if app.drain.is_begun() {
+            if app.drain.is_begun() || body.is_unread() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)

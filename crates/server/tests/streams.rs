@@ -282,7 +282,30 @@ async fn a_body_that_stalls_or_breaks_is_answered_with_why() {
         let answer = client.rest().await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert!(answer.contains("application/problem+json"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_body_was_read_says_that_the_connection_ends() {
+    let server = start(config()).await;
+    let head =
+        "POST /unread HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 100000\r\n\r\n";
+    let mut client = server.connect().await;
+    client.send(head).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("connection: close\r\n"), "{answer}");
+
+    // A body that was read leaves the connection open, and is asked for by who waits for that.
+    let mut client = server.connect().await;
+    client
+        .send("POST /echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .await;
+    client.until("HTTP/1.1 100 Continue\r\n\r\n").await;
+    client.send("pong").await;
+    assert!(!client.until("\r\n\r\npong").await.contains("connection: close"));
+    client.send(&subscribe("channel=a")).await;
+    client.until("tidings:open").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -601,4 +624,60 @@ async fn many_streams_get_everything_in_order_while_much_is_published() {
         assert_eq!(reader.await.unwrap(), all);
     }
     assert_eq!(server.stats().delivered, 50 * 2001);
+}
+
+/// Streams that come and go in every way, some of them without reading, while large and small events are published:
+/// slots are given again, reports of the kernel about who is gone come late.
+#[tokio::test(flavor = "multi_thread")]
+async fn coming_and_going_under_load_mixes_nothing_up_and_leaves_nothing() {
+    let mut config = config();
+    config.timeouts.progress = Duration::from_millis(500);
+    let server = Arc::new(start(config).await);
+    let publisher = tokio::spawn({
+        let server = server.clone();
+        async move {
+            let large = "x".repeat(30_000);
+            for number in 0..600 {
+                for channel in ["a", "b"] {
+                    let data = if number % 10 == 0 { &large[..] } else { "" };
+                    server.publish(channel, &format!("{channel}{number} {data}")).await;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    let clients: Vec<_> = (0..60_u32)
+        .map(|number| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let channel = ["a", "b"][number as usize % 2];
+                for round in 0..8 {
+                    let mut client = server.subscribe(&format!("channel={channel}")).await;
+                    if (number + round) % 5 == 0 {
+                        tokio::time::sleep(Duration::from_millis(700)).await;
+                        continue;
+                    }
+                    let mut seen: Vec<u32> = Vec::new();
+                    for _ in 0..20 + number {
+                        let Ok(block) = tokio::time::timeout(SILENCE, client.until("\n\n")).await else {
+                            break;
+                        };
+                        let data = block.split("data: ").nth(1).unwrap();
+                        assert!(data.starts_with(channel), "{channel} got {}", &data[..5]);
+                        seen.push(data[1..].split(' ').next().unwrap().parse().unwrap());
+                    }
+                    assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
+                    if round % 2 == 0 {
+                        socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    publisher.await.unwrap();
+    let stats = server.until(|stats| stats.connections == 0 && stats.blocked == 0).await;
+    assert_eq!(stats.closed.iter().map(|(_, count)| count).sum::<u64>(), 60 * 8, "{stats:?}");
 }
