@@ -9,7 +9,7 @@ use tidings_hub::log::{Order, Page, ReadLimit, Record, Selection};
 use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Sequence};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, ChannelState};
 use crate::error::{Result, StoreError};
 use crate::record::Row;
 use crate::store::{Place, Store};
@@ -125,18 +125,17 @@ impl Readers {
     ) -> Result<Vec<Selection>> {
         let snapshot = self.snapshot()?;
         let through = through.min(snapshot.head);
-        let channels: BTreeMap<Channel, (i64, Sequence)> = {
+        let channels: BTreeMap<Channel, ChannelState> = {
             let catalog = self.shared.catalog();
             let shown = views.iter().flat_map(|view| catalog.shown_by(view));
             shown
                 .filter(|(_, state)| state.records > 0)
-                .map(|(channel, state)| (channel.clone(), (state.id, state.gone)))
+                .map(|(channel, state)| (channel.clone(), state.clone()))
                 .collect()
         };
         let mut selections = Vec::new();
-        for (channel, (id, gone)) in channels {
-            let mut places = snapshot.store().places_down_from(id, through, count.max(1))?;
-            places.retain(|place| place.sequence > gone);
+        for (channel, ChannelState { id, gone, last, .. }) in channels {
+            let places = snapshot.store().places_down_from(id, through.min(last), gone, count.max(1))?;
             let (Some(newest), Some(oldest)) = (places.first(), places.last()) else { continue };
             let after = if count == 0 { newest.sequence } else { Sequence(oldest.sequence.0 - 1) };
             selections.push(Selection { view: View::Channel(channel), after });
@@ -263,8 +262,9 @@ impl Lane {
         let (next, neighbour) = match order {
             Order::Oldest => (after, after),
             Order::Newest => {
-                let behind = store.places_after(id, through, 1)?.pop();
-                (through, behind.map_or(row.last, |place| place.prev))
+                let behind = store.places_after(id, through, row.last, 1)?.pop();
+                let newest = behind.map_or(row.last, |place| place.prev);
+                (newest, newest)
             }
         };
         Ok(Some(Lane {
@@ -287,8 +287,8 @@ impl Lane {
         }
         if self.ready.is_empty() {
             self.ready = match self.order {
-                Order::Oldest => store.places_after(self.id, self.next, self.chunk)?,
-                Order::Newest => store.places_down_from(self.id, self.next, self.chunk)?,
+                Order::Oldest => store.places_after(self.id, self.next, self.last, self.chunk)?,
+                Order::Newest => store.places_down_from(self.id, self.next, self.after, self.chunk)?,
             }
             .into();
         }
@@ -319,7 +319,7 @@ impl Lane {
                 match place {
                     Some(place) if place.sequence == self.neighbour => {
                         self.neighbour = place.prev;
-                        self.next = Sequence(place.sequence.0 - 1);
+                        self.next = place.prev;
                         Ok(Some(place.sequence))
                     }
                     _ => lost(self.neighbour),

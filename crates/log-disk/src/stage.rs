@@ -118,6 +118,11 @@ impl<'a> Stage<'a> {
         });
         for channel in targets {
             let state = self.change(channel);
+            if state.records == 0 && !state.has_waste() {
+                // Nothing is there up to here, so that nobody has to look for it.
+                state.gone = Sequence(sequence.0 - 1);
+                state.swept = state.gone;
+            }
             let prev = std::mem::replace(&mut state.last, sequence);
             state.newest = sequence;
             state.records += 1;
@@ -204,7 +209,7 @@ impl<'a> Stage<'a> {
         let Some(state) = self.state(channel).filter(|state| state.records > 0) else {
             return Ok(Vec::new());
         };
-        let places = self.store.places_after(state.id, state.gone, limit)?;
+        let places = self.store.places_after(state.id, state.gone, state.last, limit)?;
         match places.first() {
             Some(first) if first.prev <= state.gone => Ok(places),
             _ => Err(StoreError::damaged(state.gone.next(), "its place in a channel is lost")),
@@ -297,7 +302,7 @@ impl<'a> Stage<'a> {
         state.bytes = 0;
         // Only what is kept elsewhere has to be looked at one by one.
         loop {
-            let places = self.store.places_after(id, from, 4_096)?;
+            let places = self.store.places_after(id, from, last, 4_096)?;
             let Some(newest) = places.last() else { break };
             from = newest.sequence;
             for place in &places {
@@ -320,14 +325,14 @@ impl<'a> Stage<'a> {
                 continue;
             }
             let state = self.change(channel);
-            let id = state.id;
+            let (id, last) = (state.id, state.last);
             state.records -= 1;
             state.bytes -= bytes;
             let Some(place) = self.store.place(id, sequence)? else {
                 return Err(StoreError::damaged(sequence, "its place in a channel is lost"));
             };
             self.store.delete_place(id, sequence)?;
-            match self.store.places_after(id, sequence, 1)?.pop() {
+            match self.store.places_after(id, sequence, last, 1)?.pop() {
                 Some(next) => self.store.insert_place(id, &Place { prev: place.prev, ..next })?,
                 None => self.change(channel).last = place.prev,
             }
@@ -344,14 +349,12 @@ impl<'a> Stage<'a> {
         let mut unheld = BTreeSet::new();
         for channel in wasteful {
             let Some(state) = self.state(channel) else { continue };
-            let (id, swept, gone, last) = (state.id, state.swept, state.gone, state.last);
+            let (id, swept, gone) = (state.id, state.swept, state.gone);
             if looked >= limit {
                 break;
             }
-            let mut places = self.store.places_after(id, swept, limit - looked)?;
+            let places = self.store.places_after(id, swept, gone.min(state.last), limit - looked)?;
             let complete = places.len() < limit - looked;
-            let found = places.len();
-            places.retain(|place| place.sequence <= gone);
             looked += places.len();
             for place in &places {
                 if place.targets == 1 {
@@ -362,18 +365,9 @@ impl<'a> Stage<'a> {
                     unheld.insert(place.sequence);
                 }
             }
-            let through = if complete || places.len() < found {
-                gone
-            } else {
-                places.last().map_or(gone, |place| place.sequence)
-            };
-            if !places.is_empty() {
-                self.store.delete_places_through(id, through)?;
-            }
-            let state = self.change(channel);
-            state.swept = through;
-            // The next row's `prev` may name any that is gone; with none left nothing has to.
-            debug_assert!(state.last == last);
+            self.store.delete_oldest_places(id, &places)?;
+            let newest = places.last().map_or(gone, |place| place.sequence);
+            self.change(channel).swept = if complete { gone } else { newest };
         }
         let mut unheld = unheld.into_iter();
         if let Some(first) = unheld.next() {
