@@ -14,7 +14,6 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or a mista
 #[command(
     name = "tidings",
     version,
-    about,
     after_help = "Try it:
   tidings serve --dev                          in one terminal: a server, and the address of its page
   tidings subscribe 'orders/*'                 in another: prints events as they come
