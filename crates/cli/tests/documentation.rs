@@ -26,7 +26,10 @@ fn every_setting_is_documented_with_its_default() {
             let is_this = names.trim_matches('`').rsplit('.').next() == Some(name);
             is_this && cells.next().is_some_and(|default| default.starts_with(&value))
         };
-        assert!(documentation.lines().any(said), "{name} with the default {value} is not in docs/configuration.md");
+        assert!(
+            documentation.lines().any(said),
+            "{name} with the default {value} is not in docs/configuration.md"
+        );
         settings += 1;
     }
     assert!(settings > 20, "{shown}");

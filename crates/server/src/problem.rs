@@ -103,7 +103,7 @@ impl Problem {
 
     /// The whole answer.
     pub fn response<B: From<String>>(&self, request_id: &str) -> Response<B> {
-        let mut response = Response::new(B::from(self.document(request_id)));
+        let mut response = Response::new(B::from(self.document(request_id) + "\n"));
         *response.status_mut() = self.status;
         *response.headers_mut() = (*self.headers).clone();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

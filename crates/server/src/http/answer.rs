@@ -8,8 +8,10 @@ use serde::Serialize;
 
 use crate::Problem;
 
-/// 200 with JSON, for this caller and this moment.
-pub(super) fn json(document: impl Into<Bytes>) -> Response<Body> {
+/// 200 with JSON, for this caller and this moment. It ends with a line end, for who reads it on a terminal.
+pub(super) fn json(document: impl Into<Vec<u8>>) -> Response<Body> {
+    let mut document = document.into();
+    document.push(b'\n');
     content("application/json", document)
 }
 
