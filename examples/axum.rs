@@ -1,6 +1,6 @@
 //! An axum application that tells browsers what happens, with a subscriber in the same process.
 //!
-//!     cargo run --release --example axum          then open http://127.0.0.1:8000
+//!     cargo run --release -p tidings --example axum    # then open http://127.0.0.1:8000
 //!     curl -X POST http://127.0.0.1:8000/hello/ada
 //!
 //! The streams (`/events`) are kept by worker threads of Tidings; everything else is this program's own.
