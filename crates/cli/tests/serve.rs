@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use harness::{Running, Server, run, stderr, stdout_of, tidings};
@@ -130,11 +130,13 @@ fn a_stop_drains() {
 fn a_second_signal_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path(), &["--dev", "--drain", "1h"]);
-    // A request that does not end, which a drain waits for.
+    // A request that does not end, which a drain waits for; the answer says that the server has begun to read it.
     let mut socket = TcpStream::connect(server.address()).unwrap();
-    let head = "POST /publish?channel=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc";
+    let head = "POST /publish?channel=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
     socket.write_all(head.as_bytes()).unwrap();
-    server.running.wait_for("listening");
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
     server.running.signal(Signal::TERM);
     server.running.wait_for("stopping");
     server.running.signal(Signal::TERM);
