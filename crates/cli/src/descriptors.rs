@@ -7,15 +7,15 @@ use tracing::info;
 const OTHERS: u64 = 256;
 
 /// Takes as many as the system lets a process take by itself: the default of most systems is 1,024, for the sake of old
-/// programs that use `select`.
-pub(crate) fn raise(connections: usize) {
+/// programs that use `select`. Says so when that is less than what is `wanted` for connections.
+pub(crate) fn raise(wanted: Option<usize>) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let now = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    if let Some(now) = now
+    if let (Some(now), Some(connections)) = (now, wanted)
         && now < connections as u64 + OTHERS
     {
         info!(

@@ -36,7 +36,8 @@ pub(crate) fn run(args: &args::Serve) -> Result<()> {
 }
 
 async fn serve(config: Config) -> Result<()> {
-    descriptors::raise(config.server.limits.connections);
+    // Who tries things out has a handful of streams, and no use for a word about 100,000.
+    descriptors::raise((!config.server.dev).then_some(config.server.limits.connections));
     let mut signals = Signals::new()?;
     // Two processes that write one log would destroy it, so that the lock comes first.
     let dir = match config.log {
