@@ -160,7 +160,7 @@ fn start(kind: Kind, arguments: &Arguments) -> anyhow::Result<Server> {
             command
         }
         Kind::Tidings => {
-            let beside = this.with_file_name("tidings");
+            let beside = this.with_file_name(format!("tidings{}", std::env::consts::EXE_SUFFIX));
             let mut command = Command::new(arguments.binary.as_ref().unwrap_or(&beside));
             let data = std::env::temp_dir().join(format!("tidings-fan-out-{}", std::process::id()));
             command.args(["serve", "--dev", "--log", "memory", "--listen", "127.0.0.1:0", "--data-dir"]);
