@@ -64,6 +64,16 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            OpenError::Directory { error, .. } => error.kind() == io::ErrorKind::StorageFull,
+            OpenError::Store { error, .. } => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+}
+
 /// What can go wrong while the store is used.
 #[derive(Debug)]
 pub(crate) enum StoreError {

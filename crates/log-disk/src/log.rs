@@ -115,6 +115,16 @@ impl DiskLog {
     /// # Errors
     /// When the file is damaged, of a later version or of another program, or the disk fails.
     pub fn open(config: DiskLogConfig, now: Timestamp) -> Result<DiskLog, OpenError> {
+        match DiskLog::open_as_it_is(config.clone(), now) {
+            // The reserve is for this too: nothing can be read, or removed, of a log that isn't open.
+            Err(error) if error.is_full() && Space::give_up(config.dir.path()) => {
+                DiskLog::open_as_it_is(config, now)
+            }
+            result => result,
+        }
+    }
+
+    fn open_as_it_is(config: DiskLogConfig, now: Timestamp) -> Result<DiskLog, OpenError> {
         let dir = config.dir.path();
         let path = dir.join(FILE);
         let io = |error| OpenError::Directory { path: dir.to_owned(), error };

@@ -31,6 +31,12 @@ impl Space {
         space
     }
 
+    /// Gives away what a process before took in reserve. Says whether there was something.
+    pub(crate) fn give_up(dir: &Path) -> bool {
+        let reserve = dir.join("reserve");
+        fs::metadata(&reserve).is_ok_and(|file| file.len() > 0) && fs::remove_file(reserve).is_ok()
+    }
+
     /// What has to be free beside what is written, for the pages around it.
     fn margin(&self) -> u64 {
         self.size / 4

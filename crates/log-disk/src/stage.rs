@@ -33,6 +33,8 @@ pub(crate) struct Changes {
     pub(crate) forgotten: Vec<Channel>,
     /// No record up to this one is in any channel.
     pub(crate) dropped: Sequence,
+    /// What is wrong with an old record, if that came up.
+    pub(crate) damage: Option<String>,
 }
 
 impl Changes {
@@ -59,6 +61,7 @@ impl<'a> Stage<'a> {
             channels: HashMap::new(),
             forgotten: Vec::new(),
             dropped,
+            damage: None,
         };
         Stage { store, catalog, retention, changes, body: Vec::new() }
     }
@@ -137,10 +140,23 @@ impl<'a> Stage<'a> {
                 targets: u32::try_from(targets.len()).unwrap_or(u32::MAX),
             };
             self.store.insert_place(id, &place)?;
-            self.enforce_caps(channel, time, &mut { PUSHED_OUT })?;
+            let enforced = self.enforce_caps(channel, time, &mut { PUSHED_OUT });
+            self.tolerate(enforced)?;
         }
-        self.enforce_total(time, &mut { PUSHED_OUT })?;
+        let enforced = self.enforce_total(time, &mut { PUSHED_OUT });
+        self.tolerate(enforced)?;
         Ok(position)
+    }
+
+    /// A damaged old record is no reason to store no new one: it stays, and what is wrong is said.
+    fn tolerate(&mut self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(StoreError::Damaged { at, what }) => {
+                self.changes.damage = Some(format!("the record {} can't be removed: {what}", at.0));
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Removes what is over the caps of a channel, as long as there is a budget.
@@ -231,13 +247,19 @@ impl<'a> Stage<'a> {
     /// Counts a record that a channel lost as removed, if no other has it.
     fn let_go(&mut self, place: &Place) -> Result<()> {
         if place.targets > 1 {
-            let record = self.event_at(place.sequence)?;
-            if self.held_by_any(&record.event, place.sequence) {
-                return Ok(());
+            match self.event_at(place.sequence) {
+                Ok(record) if self.held_by_any(&record.event, place.sequence) => return Ok(()),
+                Ok(_) => {}
+                // Nobody can read it: it counts as removed with the first channel that loses it.
+                Err(StoreError::Damaged { at, what }) => {
+                    self.changes.damage = Some(format!("the record {} is damaged: {what}", at.0));
+                }
+                Err(error) => return Err(error),
             }
         }
-        self.changes.totals.records -= 1;
-        self.changes.totals.bytes -= place.bytes;
+        let totals = &mut self.changes.totals;
+        totals.records = totals.records.saturating_sub(1);
+        totals.bytes = totals.bytes.saturating_sub(place.bytes);
         Ok(())
     }
 
@@ -359,10 +381,18 @@ impl<'a> Stage<'a> {
             for place in &places {
                 if place.targets == 1 {
                     unheld.insert(place.sequence);
-                } else if let Some(Row::Event(record)) = self.store.record(place.sequence)?
-                    && !self.held_by_any(&record.event, place.sequence)
-                {
-                    unheld.insert(place.sequence);
+                } else {
+                    match self.store.record(place.sequence) {
+                        Ok(Some(Row::Event(record))) if self.held_by_any(&record.event, place.sequence) => {}
+                        // A run: another channel's sweep was there first.
+                        Ok(Some(Row::Run(_)) | None) => {}
+                        Ok(Some(Row::Event(_))) => {
+                            unheld.insert(place.sequence);
+                        }
+                        // It stays for whoever looks for it, and is said to be damaged there.
+                        Err(StoreError::Damaged { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             self.store.delete_oldest_places(id, &places)?;

@@ -446,6 +446,9 @@ impl Writer {
         self.shared.feed.announce(items);
         drop(catalog);
         self.upkeep.dropped = changes.dropped;
+        if changes.damage.is_some() {
+            self.set_trouble(changes.damage);
+        }
         if self.upkeep.pages >= self.space.checkpoint_pages() || self.upkeep.full {
             // Readers that are always there keep the write-ahead log from beginning anew. When it has grown by that,
             // they are waited for, which holds nobody up for long: they are short.

@@ -312,6 +312,28 @@ fn a_flipped_bit_is_said() {
 }
 
 #[test]
+fn a_damaged_old_record_keeps_nothing_new_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let to = Targets::new(["a", "b"].map(|name| name.parse::<Channel>().unwrap())).unwrap();
+    let event = Arc::new(Event::new(to, "to be damaged".into()));
+    wait(log.append(vec![NewRecord { time: Timestamp(1), event }])).unwrap();
+    append(&log, 2);
+    drop(log);
+    let file = dir.path().join("tidings.db");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(13).position(|window| window == b"to be damaged").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let retention = Retention { default: Caps { count: Some(2), ..Caps::default() }, ..Retention::default() };
+    let log = DiskLog::open(DiskLogConfig { retention, ..config(dir.path()) }, NOW).unwrap();
+    append(&log, 3);
+    assert_eq!(read(&log, "a").unwrap().len(), 2);
+    assert!(matches!(read(&log, "b"), Err(ReadError::Damaged { at: Sequence(1), .. })));
+    assert!(log.stats().trouble.is_some_and(|trouble| trouble.contains("damaged")));
+}
+
+#[test]
 fn a_newer_format_is_refused_with_a_clear_word() {
     let dir = fixture("format-2");
     let error = DiskLog::open(config(dir.path()), NOW).err().expect("it is refused");

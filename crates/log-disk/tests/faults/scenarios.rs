@@ -491,4 +491,15 @@ pub(crate) fn on_small_disk(dir: &Path) {
     assert_eq!(append(&log, "odd"), Err(AppendError::Full));
     log.retain(Timestamp(10_000));
     append(&log, "odd").expect("retention made room");
+
+    // A log that was killed on a disk without a byte to spare opens: what it has in reserve is for that.
+    let head = log.head();
+    std::mem::forget(log);
+    fs::remove_file(data.join("lock")).unwrap();
+    let mut file = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    assert_eq!(free(), 0);
+    let log = DiskLog::open(config(), Timestamp(1)).unwrap();
+    assert_eq!(log.head().sequence, head.sequence);
+    assert_eq!(read_view(&log, "*", Order::Oldest).unwrap().len(), 1);
 }
