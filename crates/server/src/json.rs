@@ -277,28 +277,32 @@ impl<'a> Reader<'a> {
     /// A string at the present place, without its escapes.
     fn bare_string(&mut self, expected: &'static str) -> Result<Cow<'a, str>, BadJson> {
         self.expect(b'"', expected)?;
-        let mut run = self.at;
         let mut plain = String::new();
         loop {
-            match self.byte() {
+            let rest = self.text.get(self.at..).unwrap_or_default();
+            let end = memchr::memchr2(b'"', b'\\', rest.as_bytes());
+            let (run, after) = rest.split_at(end.unwrap_or(rest.len()));
+            if let Some(control) = run.bytes().position(|byte| byte < 0x20) {
+                self.at += control;
+                return Err(self.fault(Fault::Control(char::from(run.as_bytes()[control]))));
+            }
+            self.at += run.len();
+            match after.as_bytes().first() {
                 None => return Err(self.fault(Fault::Ended("the end of a string"))),
-                Some(b'"') => {
-                    let rest = self.text.get(run..self.at).unwrap_or_default();
+                Some(b'"') if plain.is_empty() => {
                     self.at += 1;
-                    if plain.is_empty() {
-                        return Ok(Cow::Borrowed(rest));
-                    }
-                    plain.push_str(rest);
+                    return Ok(Cow::Borrowed(run));
+                }
+                Some(b'"') => {
+                    self.at += 1;
+                    plain.push_str(run);
                     return Ok(Cow::Owned(plain));
                 }
-                Some(b'\\') => {
-                    plain.push_str(self.text.get(run..self.at).unwrap_or_default());
+                Some(_) => {
                     self.at += 1;
+                    plain.push_str(run);
                     plain.push(self.escape()?);
-                    run = self.at;
                 }
-                Some(byte) if byte < 0x20 => return Err(self.fault(Fault::Control(char::from(byte)))),
-                Some(_) => self.at += 1,
             }
         }
     }

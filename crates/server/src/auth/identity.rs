@@ -1,6 +1,6 @@
 //! Who sent a request, and what they may.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -44,6 +44,10 @@ pub enum Source {
 /// Refusals are in the log for the people who configure the server, not once for each request of a flood.
 static REFUSALS: LogLimit = LogLimit::new(Duration::from_secs(1));
 
+/// Made once: with `--dev` every request has them.
+static EVERYTHING: LazyLock<Arc<Grants>> =
+    LazyLock::new(|| Arc::new(GrantTemplates::everything().resolve(None)));
+
 impl Identity {
     pub(super) fn anonymous(grants: Arc<Grants>) -> Identity {
         Identity { user: None, admin: false, expires: None, info: None, source: Source::Anonymous, grants }
@@ -65,7 +69,7 @@ impl Identity {
 
     /// Anybody, who may do anything: a server with `--dev`, or a test.
     pub fn dev() -> Identity {
-        let grants = Arc::new(GrantTemplates::everything().resolve(None));
+        let grants = EVERYTHING.clone();
         Identity { admin: true, source: Source::Dev, ..Identity::anonymous(grants) }
     }
 

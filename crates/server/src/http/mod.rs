@@ -121,18 +121,20 @@ async fn handle(app: Arc<App>, route: Option<&'static Route>, request: Request<B
 }
 
 async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result<Response<Body>, Problem> {
+    let endpoint = route.and_then(|route| route.endpoint(&call.parts.method));
+    if endpoint == Some(Endpoint::Publish) {
+        // Asks who it is before anything else, and with that what `guard` asks.
+        return publish::publish(call, body).await;
+    }
     call.app.access.guard(&call.parts, call.peer)?;
     let Some(route) = route else { return Err(not_found()) };
-    let endpoint = match route.endpoint(&call.parts.method) {
+    let endpoint = match endpoint {
         Some(endpoint) => endpoint,
         None if call.parts.method == Method::OPTIONS => return Ok(options(route)),
         None => return Err(method_not_allowed(route)),
     };
-    match endpoint {
-        Endpoint::Publish => publish::publish(call, body).await,
-        // Kept out of the future of a publish, which is the one that is made all the time.
-        endpoint => Box::pin(manage(endpoint, call)).await,
-    }
+    // Kept out of the future of a publish, which is the one that is made all the time.
+    Box::pin(manage(endpoint, call)).await
 }
 
 async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {

@@ -2,6 +2,7 @@
 
 mod access;
 mod connections;
+mod disk;
 mod history;
 mod lines;
 mod publish;
@@ -17,7 +18,7 @@ use axum::extract::ConnectInfo;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tidings_hub::log::{MemoryLog, MemoryLogConfig, Retention};
+use tidings_hub::log::{Log, MemoryLog, MemoryLogConfig, Retention};
 use tidings_hub::{Hub, HubConfig, Start, Subscribe, Subscription, Timestamp, View};
 use tidings_wire::{CursorKey, Epoch, Pattern};
 use tower::ServiceExt;
@@ -92,7 +93,10 @@ impl Server {
     }
 
     fn made(config: ServerConfig, access: AccessConfig, retention: Retention) -> Server {
-        let log = Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention }));
+        Server::on(Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention })), config, access)
+    }
+
+    fn on(log: Arc<dyn Log>, config: ServerConfig, access: AccessConfig) -> Server {
         let hub = Hub::start(log, HubConfig::new(CursorKey::new([7; 16]))).unwrap();
         let cors = Cors::new(access.origins.clone());
         let app = Arc::new(App::new(hub, Access::new(access).unwrap(), cors, config));
