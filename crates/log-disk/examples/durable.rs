@@ -1,6 +1,10 @@
 //! How many durable publishes a second the log takes, how many syncs they cost, and how soon it is open again.
 //!
 //!     cargo run --release -p tidings-log-disk --example durable -- [publishers] [seconds] [channels] [directory]
+//!
+//! Measured on two cores that were busy with other work (load 8, a sync took 4 ms instead of 0.2): 12,000–14,000
+//! publishes a second with 64 in flight, 25,000 with 512, 50 and 250 of them to a sync; 38,000–46,000 with 64 in
+//! flight on a file system in memory. The writer takes about 8 µs for each.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -28,8 +28,8 @@ pub(crate) const FORMAT: i64 = 1;
 /// How many epochs are remembered. A cursor of one before that is unknown.
 const EPOCHS: i64 = 4_096;
 
-/// How many sequences are in one block of places, as a power of two. Ten thousand channels: 14,000 records a second
-/// with each channel's places by themselves, on a busy machine; see the example `large`.
+/// How many sequences are in one block of places, as a power of two. With ten thousand channels, in batches, on a
+/// busy machine of two cores: 40,000 records a second, 14,000 without blocks (the example `large`).
 const BLOCK_BITS: u32 = if cfg!(test) { 3 } else { 16 };
 
 const TABLES: &str = "
