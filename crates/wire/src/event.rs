@@ -29,6 +29,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// A kept event of the type `message` to one channel.
+    pub fn to(channel: Channel, data: impl Into<Data>) -> Event {
+        Event::new(channel.into(), data.into())
+    }
+
     /// A kept event of the type `message`, with nothing special about it.
     pub fn new(to: Targets, data: Data) -> Event {
         Event {
@@ -110,6 +115,12 @@ impl Data {
         match self {
             Data::Text(text) | Data::Json(text) => text,
         }
+    }
+}
+
+impl From<String> for Data {
+    fn from(text: String) -> Data {
+        Data::Text(text.into())
     }
 }
 
