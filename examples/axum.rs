@@ -5,6 +5,8 @@
 //!
 //! The streams (`/events`) are kept by worker threads of Tidings; everything else is this program's own.
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 
 use axum::Router;
@@ -37,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Publishes; when this answers, the event is in the log.
 async fn hello(State(hub): State<Hub>, Path(name): Path<String>) -> Result<String, (StatusCode, String)> {
     let channel: Channel = "hello".parse().map_err(bad_request)?;
-    let event = Event::new(channel.into(), format!("{name} says hello").as_str().into());
+    let event = Event::to(channel, format!("{name} says hello"));
     let published = hub.publish(event).await.map_err(unavailable)?;
     Ok(published.id.to_string())
 }
@@ -50,7 +52,7 @@ async fn greet_back(hub: Hub) -> Result<(), Box<dyn Error + Send + Sync>> {
     loop {
         if let Some(event) = subscription.next().await?.event() {
             let answer = format!("hello to who said: {}", event.data.as_str());
-            hub.publish(Event::new(answers.clone().into(), answer.as_str().into())).await?;
+            hub.publish(Event::to(answers.clone(), answer)).await?;
         }
     }
 }

@@ -63,7 +63,7 @@ async fn serve(config: Config) -> Result<()> {
         let server = Server::new(app.clone(), router(app.clone(), Side::Internal))?;
         listening.spawn(async move { server.serve(listener).await });
     }
-    greet(&config, addresses.0, addresses.1)?;
+    greet(&config, &hub, addresses.0, addresses.1)?;
 
     tokio::select! {
         name = signals.next() => info!(signal = name, within = ?config.server.drain, "stopping"),
@@ -168,16 +168,19 @@ fn next_memory_epoch(data_dir: &Path) -> io::Result<Epoch> {
 }
 
 /// Says where the server is. The first line is for programs too.
-fn greet(config: &Config, address: SocketAddr, internal: Option<SocketAddr>) -> Result<()> {
+fn greet(config: &Config, hub: &Hub, address: SocketAddr, internal: Option<SocketAddr>) -> Result<()> {
     let ServerConfig { base_path, dev, .. } = &config.server;
     let url = format!("http://{address}{base_path}");
-    info!(%address, internal = internal.map(tracing::field::display), dev, log = ?config.log, "listening");
+    if *dev {
+        warn!("--dev: anybody on this machine may do anything");
+    }
+    let durability = hub.log().durability();
+    info!(%address, internal = internal.map(tracing::field::display), dev, sync = %durability, "listening");
     output::line(&format!("Tidings is listening on {url}"))?;
     if let Some(internal) = internal {
         output::line(&format!("and, with everything, on http://{internal}{base_path}"))?;
     }
     if *dev {
-        warn!("--dev: anybody on this machine may do anything");
         let publisher =
             internal.map_or_else(|| url.clone(), |internal| format!("http://{internal}{base_path}"));
         output::line(&format!(

@@ -9,13 +9,12 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tidings::{Channel, Event, Pattern, Subscribe};
+//! use tidings::{Event, Pattern, Subscribe};
 //!
 //! let hub = tidings::in_memory()?;
 //! let mut orders = hub.subscribe(Subscribe::new(["orders/*".parse::<Pattern>()?.into()]))?;
 //!
-//! let channel: Channel = "orders/7".parse()?;
-//! hub.publish(Event::new(channel.into(), "paid".into())).await?;
+//! hub.publish(Event::to("orders/7".parse()?, "paid")).await?;
 //!
 //! let delivery = orders.next().await?;
 //! assert_eq!(delivery.event().map(|event| event.data.as_str()), Some("paid"));

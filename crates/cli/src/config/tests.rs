@@ -361,3 +361,39 @@ fn no_input_makes_the_reader_fall() {
         assert!(!mistakes(sources("", &[("TIDINGS_LIMITS__PER_USER", value)])).is_empty(), "{value}");
     }
 }
+
+#[test]
+fn every_setting_is_in_the_documentation() {
+    let documentation = include_str!("../../../../docs/configuration.md");
+    let names = |section: &str| -> Vec<&'static str> {
+        let unknown = format!("{section}\nno_such_setting = 1\n");
+        let found = mistakes(sources(&unknown, &[])).join("\n");
+        let known = found.split("known here: ").nth(1).unwrap().lines().next().unwrap().to_owned();
+        known.leak().split(", ").collect()
+    };
+    let sections = [
+        "",
+        "[limits]",
+        "[timeouts]",
+        "[replay]",
+        "[auth]",
+        "[auth.grants]",
+        "[[auth.key]]\nalg = \"HS256\"\nsecret = \"x\"",
+        "[cors]",
+        "[[retention]]",
+        "[retention_total]",
+    ];
+    for section in sections {
+        for name in names(section) {
+            let ways = [
+                format!("`{name}`"),
+                format!("{name} = "),
+                format!(".{name}`"),
+                format!("[{name}]"),
+                format!(".{name}]"),
+            ];
+            let described = ways.iter().any(|way| documentation.contains(way));
+            assert!(described, "{name} of {section:?} is not in docs/configuration.md");
+        }
+    }
+}
