@@ -43,7 +43,8 @@ pub(crate) fn come_back(
     match id {
         Some(id) => encode_control(&mut out, framing, control, Some(retry), id),
         None => {
-            let block = format!("event: {}\nretry: {retry}\ndata: {{}}\n\n", control.event_type());
+            // Every block has an id; an empty one is none to come back with (HTML Standard, 9.2.6).
+            let block = format!("event: {}\nretry: {retry}\ndata: {{}}\nid: \n\n", control.event_type());
             put_framed(&mut out, framing, block.as_bytes());
         }
     }
@@ -169,7 +170,7 @@ mod tests {
         assert!(with.ends_with(&format!("\r\n\r\n:ok\nretry: 4000\n{block}")), "{with:?}");
         let without = answer(Framing::Chunked, None);
         assert!(
-            without.ends_with("event: tidings:overloaded\nretry: 4000\ndata: {}\n\n\r\n0\r\n\r\n"),
+            without.ends_with("event: tidings:overloaded\nretry: 4000\ndata: {}\nid: \n\n\r\n0\r\n\r\n"),
             "{without:?}"
         );
     }
