@@ -18,6 +18,7 @@ use tidings::{Channel, Event, Hub, Subscribe};
 use tokio::net::TcpListener;
 
 #[tokio::main]
+#[expect(clippy::print_stdout, reason = "whoever runs it looks for the address there")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
     let listener = TcpListener::bind(address).await?;
