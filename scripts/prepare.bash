@@ -14,6 +14,7 @@ install_system_packages() {
   have curl || missing+=(curl ca-certificates)
   have node || missing+=(nodejs)
   have npm || missing+=(npm)
+  have ip || missing+=(iproute2)
   have nginx || missing+=(nginx-light)
   have chromium || missing+=(chromium)
   have firefox-esr || missing+=(firefox-esr)

@@ -21,16 +21,16 @@ export class Tidings {
   #log = '';
   #tokens = [];
 
-  /** @param {{config?: string, args?: string[]}} options `config`: the text of a configuration file */
-  static async start({ config = '', args = [] } = {}) {
+  /** @param {{host?: string, config?: string, args?: string[]}} options `config`: the text of a configuration file */
+  static async start({ host = '127.0.0.1', config = '', args = [] } = {}) {
     const server = new Tidings();
     server.dir = await mkdtemp(path.join(tmpdir(), 'tidings-e2e-'));
     server.dataDir = path.join(server.dir, 'data');
-    server.port = await freePort();
-    server.url = `http://127.0.0.1:${server.port}`;
+    server.port = await freePort(host);
+    server.url = `http://${host}:${server.port}`;
     const file = path.join(server.dir, 'tidings.toml');
     await writeFile(file, config);
-    server.args = ['serve', '--listen', `127.0.0.1:${server.port}`, '--data-dir', server.dataDir, '--config', file, ...args];
+    server.args = ['serve', '--listen', `${host}:${server.port}`, '--data-dir', server.dataDir, '--config', file, ...args];
     await server.restart();
     return server;
   }
