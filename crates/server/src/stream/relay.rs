@@ -60,11 +60,15 @@ async fn try_relay(app: &App, mut parts: Parts, peer: SocketAddr) -> io::Result<
             admission.hand_over(TcpStream::from(OwnedFd::from(theirs)));
             let mut read = BytesMut::with_capacity(PIECE);
             loop {
-                if socket.read_buf(&mut read).await? == 0 || read.len() > LONGEST_HEAD {
+                if socket.read_buf(&mut read).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                // The first events may have come with it, so that only a head without an end is too long.
                 if let Some((head, rest)) = read_head(read.clone())? {
                     return Ok(head.map(|()| Body::new(Relay { rest: rest.freeze(), socket })));
+                }
+                if read.len() > LONGEST_HEAD {
+                    return Err(io::ErrorKind::InvalidData.into());
                 }
             }
         }

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use axum::body::Body;
+use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -198,4 +199,16 @@ async fn every_path_moves_under_a_base_path() {
     server.get("/healthz").await.problem(404);
     assert_eq!(server.get("/push/healthz").await.status, 200);
     server.post("/push/publish?channel=a", "", "x").await.ok();
+}
+
+#[tokio::test]
+async fn a_relayed_stream_may_begin_with_many_bytes_at_once() {
+    let server = Server::new();
+    let channels: String = (0..100).map(|n| format!("channel={n:0100}&")).collect();
+    let target = format!("/events?{channels}padding=4096");
+    let response = server.router.clone().oneshot(request("GET", &target, Body::empty())).await.unwrap();
+    assert_eq!(response.status().as_u16(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let first = response.into_body().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b":ok\n"), "{first:?}");
 }
