@@ -13,7 +13,7 @@ use crate::resume::{ReplayCaps, Resume, Start};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
 use crate::window::{Entry, Waker, Window, Writer};
-use crate::{Timestamp, View};
+use crate::{Timestamp, View, Who};
 
 /// How a hub is to work.
 #[derive(Debug, Clone)]
@@ -237,13 +237,19 @@ impl Hub {
         Subscription::open(self, subscribe)
     }
 
-    /// Where a subscriber begins that asks so. Reads the log, which may block for a moment.
+    /// Where a subscriber begins that asks so and is this one. Reads the log, which may block for a moment.
     ///
     /// # Errors
     /// When the log can't be read.
-    pub fn resume(&self, views: &[View], start: &Start, now: Timestamp) -> Result<Resume, ReadError> {
+    pub fn resume(
+        &self,
+        views: &[View],
+        start: &Start,
+        who: &Who,
+        now: Timestamp,
+    ) -> Result<Resume, ReadError> {
         let config = &self.inner.config;
-        Resume::find(&*self.inner.log, &config.cursor_key, config.replay, views, start, now)
+        Resume::find(&*self.inner.log, &config.cursor_key, config.replay, views, start, who, now)
     }
 
     /// The subscribers of one more worker. `wake` is called, from other threads, when the worker is to call

@@ -24,7 +24,7 @@ use crate::log::{
 use crate::resume::{ReplayCaps, Resume, Start};
 use crate::shard::{Opening, Pending, Shard, SubscriberId};
 use crate::window::{Waker, Window, Writer};
-use crate::{Farewell, Say, Timestamp, View};
+use crate::{Farewell, Say, Timestamp, View, Who};
 
 const STEPS_A_SEED: u32 = 2_000;
 
@@ -337,8 +337,9 @@ impl World {
             }
             _ => Start::Now,
         };
-        let resume =
-            Resume::find(&*self.log, &self.key, caps, &client.views, &start, self.now).expect("memory reads");
+        let who = Who { user: client.user.map(|user| user.parse().unwrap()), client: None };
+        let resume = Resume::find(&*self.log, &self.key, caps, &client.views, &start, &who, self.now)
+            .expect("memory reads");
         // A new beginning, unless it comes back with a cursor.
         let kept = match &start {
             Start::Cursor(id) => self.key.open(id).is_ok_and(|position| position != Position::UNKNOWN),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidings_wire::{CursorKey, GapReason, Position, Sequence};
 
 use crate::log::{Located, Log, Order, ReadError, ReadLimit, Selection};
-use crate::{Timestamp, View};
+use crate::{Timestamp, View, Who};
 
 /// What a subscriber asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,7 @@ impl Resume {
         caps: ReplayCaps,
         views: &[View],
         start: &Start,
+        who: &Who,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
         let head = log.head().sequence;
@@ -82,7 +83,11 @@ impl Resume {
             }
             Start::History(count) => {
                 let forgiven = log.floor(views);
-                let selections = log.newest(views, usize::from(*count), head)?;
+                let count = usize::from(*count);
+                let mut selections = log.newest(views, count, head)?;
+                for selection in selections.iter_mut().take(COUNTED_CHANNELS) {
+                    selection.after = newest_shown(log, &selection.view, count, head, who, now)?;
+                }
                 if selections.is_empty() {
                     return Ok(plain(From::Now(head)));
                 }
@@ -133,6 +138,41 @@ impl Resume {
         }
         let forgiven = if gap_told.is_some() { floor } else { Sequence::START };
         Ok(Resume { from: From::After(after), gap: gap_told, forgiven })
+    }
+}
+
+/// In so many channels of a pattern the newest events are counted as this subscriber sees them; in further ones the
+/// newest are the newest that are kept, of which some may be over or not for it.
+const COUNTED_CHANNELS: usize = 1000;
+/// How many records are read at a time to count them.
+const COUNTED_AT_ONCE: usize = 64;
+
+/// After which record a channel has so many that a subscriber is shown: those whose `ttl` is over don't count, nor those
+/// from which it is excluded.
+fn newest_shown(
+    log: &dyn Log,
+    channel: &View,
+    count: usize,
+    head: Sequence,
+    who: &Who,
+    now: Timestamp,
+) -> Result<Sequence, ReadError> {
+    let all = [Selection { view: channel.clone(), after: Sequence::START }];
+    let mut shown = 0;
+    let mut through = head;
+    loop {
+        let records = COUNTED_AT_ONCE.min(count - shown);
+        let page = log.read(&all, Order::Newest, ReadLimit { through, records, bytes: 1 << 20 }, now)?;
+        for record in page.records.iter().filter(|record| !who.is_among(&record.event.exclude)) {
+            shown += 1;
+            if shown == count {
+                return Ok(Sequence(record.position.sequence.0 - 1));
+            }
+        }
+        if page.records.is_empty() || page.through <= Sequence(1) {
+            return Ok(Sequence::START);
+        }
+        through = Sequence(page.through.0 - 1);
     }
 }
 

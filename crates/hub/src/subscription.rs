@@ -79,13 +79,13 @@ pub struct Subscription {
 impl Subscription {
     pub(crate) fn open(hub: &Hub, subscribe: Subscribe) -> Result<Subscription, ReadError> {
         let now = Timestamp::now();
-        let resume = hub.resume(&subscribe.views, &subscribe.start, now)?;
+        let who = Who { user: subscribe.user, client: subscribe.client };
+        let resume = hub.resume(&subscribe.views, &subscribe.start, &who, now)?;
         let news = Arc::new(Notify::new());
         let mut shard = hub.shard({
             let news = news.clone();
             Box::new(move || news.notify_one())
         });
-        let who = Who { user: subscribe.user, client: subscribe.client };
         let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, who, now);
         let taken = gap.map(Delivery::Gap).into_iter().collect();
         Ok(Subscription { hub: hub.clone(), shard, id, news, taken, opened_at })

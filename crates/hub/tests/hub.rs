@@ -120,6 +120,37 @@ async fn newcomers_get_the_history_they_ask_for() {
 }
 
 #[tokio::test]
+async fn a_history_counts_what_its_reader_is_shown() {
+    let hub = hub();
+    for data in ["1", "2"] {
+        publish(&hub, event("a", data)).await;
+    }
+    let exclude = Exclude { user: Some("u".parse().unwrap()), ..Exclude::default() };
+    publish(&hub, Event { exclude, ..event("a", "not for u") }).await;
+    let over = tidings_hub::Timestamp::now().minus(Duration::from_secs(60));
+    let short = (0..100).map(|_| Event { ttl: Some(1), ..event("a", "over") }).collect();
+    hub.publish_batch_at(short, over).await.unwrap();
+    let history = |count, user: Option<&str>| Subscribe {
+        user: user.map(|user| user.parse().unwrap()),
+        ..from(&["a"], Start::History(count))
+    };
+    let mut anybody = hub.subscribe(history(2, None)).unwrap();
+    let mut u = hub.subscribe(history(1, Some("u"))).unwrap();
+    let mut many = hub.subscribe(history(500, Some("u"))).unwrap();
+    publish(&hub, event("a", "new")).await;
+    for expected in ["2", "not for u", "new"] {
+        assert_eq!(data(&mut anybody).await, expected);
+    }
+    for expected in ["2", "new"] {
+        assert_eq!(data(&mut u).await, expected);
+    }
+    for expected in ["1", "2", "new"] {
+        assert_eq!(data(&mut many).await, expected);
+    }
+    hub.close();
+}
+
+#[tokio::test]
 async fn what_is_lost_is_told_and_what_is_kept_still_comes() {
     let capped = Caps { count: Some(2), ..Caps::default() };
     let hub = hub_that_keeps(Retention { default: capped, ..Retention::default() });

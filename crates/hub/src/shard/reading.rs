@@ -190,18 +190,13 @@ impl Shard {
         if let Some((record, _)) = next.checked_sub(1).and_then(|last| page.records.get(last)) {
             self.marks[slot].after = self.marks[slot].after.max(record.position.sequence);
         }
-        if *next < page.records.len() {
-            // Behind a block that was ended alone, a gap may come before the next one.
-            if *offset > 0
-                && let Some((record, _)) = page.records.get(*next)
-            {
-                let before = Sequence(record.position.sequence.0 - 1);
-                self.marks[slot].after = self.marks[slot].after.max(before);
-            }
-            return;
+        // A page that is all written is done when it is looked at next: a gap may come behind its last record.
+        if *offset > 0
+            && let Some((record, _)) = page.records.get(*next)
+        {
+            let before = Sequence(record.position.sequence.0 - 1);
+            self.marks[slot].after = self.marks[slot].after.max(before);
         }
-        let through = page.through.max(self.marks[slot].after);
-        self.page_done(u32::try_from(slot).unwrap_or(u32::MAX), through);
     }
 
     /// Everything up to `through` was written or isn't shown.

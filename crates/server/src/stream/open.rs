@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use tidings_hub::log::{Durability, ReadError};
-use tidings_hub::{Opening, Resume, Start, Timestamp};
+use tidings_hub::{Opening, Resume, Start, Timestamp, Who};
 use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
 
 use super::conn::About;
@@ -105,7 +105,7 @@ impl Answer<'_> {
                 return Err(self.come_back(&request, &Control::Overloaded, detail));
             }
         };
-        let resume = self.resume(&request, now).await.map_err(unreadable)?;
+        let resume = self.resume(&request, &identity, now).await.map_err(unreadable)?;
         if let (true, Some(reason)) = (request.only, resume.gap()) {
             return Err(gone(reason).into());
         }
@@ -149,13 +149,19 @@ impl Answer<'_> {
 
     /// Where the stream begins. A log in memory is asked at once; another may read a disk, which no thread that others
     /// wait for does.
-    async fn resume(&self, request: &SubscribeRequest, now: Timestamp) -> Result<Resume, ReadError> {
+    async fn resume(
+        &self,
+        request: &SubscribeRequest,
+        identity: &Identity,
+        now: Timestamp,
+    ) -> Result<Resume, ReadError> {
         let hub = &self.app.hub;
+        let who = Who { user: identity.user.clone(), client: request.client.clone() };
         if request.start == Start::Now || hub.log().durability() == Durability::Memory {
-            return hub.resume(&request.views, &request.start, now);
+            return hub.resume(&request.views, &request.start, &who, now);
         }
         let (hub, views, start) = (hub.clone(), request.views.clone(), request.start.clone());
-        tokio::task::spawn_blocking(move || hub.resume(&views, &start, now))
+        tokio::task::spawn_blocking(move || hub.resume(&views, &start, &who, now))
             .await
             .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
     }
