@@ -1,12 +1,13 @@
 //! HOT 2. The window: the newest records, encoded, written by one thread and read by all workers without a lock.
 //!
 //! It is a chain of segments. The writer fills the slots of the last one and hangs the next one behind it; a slot and
-//! a link are written once, so a reader that holds a segment walks on by itself. A segment goes when the writer and
-//! every reader have let go of it.
+//! a link are written once, so a reader that holds a segment walks on by itself. Links hold nothing: a segment goes
+//! when the window and every reader that has come to it have let go of it. A reader that was away for longer than that
+//! finds its link dead, and goes on at the window's beginning.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tidings_wire::{EncodedEvent, Epoch, Position, Sequence};
 
@@ -68,7 +69,8 @@ struct Segment {
     /// The place before the first slot.
     before: Sequence,
     slots: Box<[OnceLock<Entry>]>,
-    next: OnceLock<Arc<Segment>>,
+    /// Weak, or a reader that does not look would hold everything that has come since.
+    next: OnceLock<Weak<Segment>>,
 }
 
 impl Segment {
@@ -93,7 +95,7 @@ pub(crate) struct Window {
     /// The newest record in the window.
     newest: AtomicU64,
     epoch: AtomicU64,
-    wakers: Mutex<Vec<std::sync::Weak<Waker>>>,
+    wakers: Mutex<Vec<Weak<Waker>>>,
 }
 
 /// Wakes one reader when there is something new, once until it has looked.
@@ -256,7 +258,7 @@ impl Writer {
         }
         drop(segments);
         // Linked last: a reader that finds the link finds every slot before it filled.
-        let _ = self.last.next.set(next.clone());
+        let _ = self.last.next.set(Arc::downgrade(&next));
         self.last = next;
     }
 }
@@ -272,7 +274,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Takes in the next entry; its index and itself.
+    /// Takes in the next entry; its index and itself. `None`: there is none yet, or the reader was overtaken.
     pub(crate) fn advance(&mut self) -> Option<(u64, &Entry)> {
         if !self.find_next() {
             // Idle is said before the last look, so that an entry which comes in between is seen or wakes.
@@ -297,15 +299,31 @@ impl Reader {
             if last.get(self.at).is_some() {
                 return true;
             }
-            let Some(next) = last.next.get().cloned() else { return false };
+            let Some(next) = last.next.get() else { return false };
             // The link came after the slots: an entry may have come between the two looks.
             if last.get(self.at).is_some() {
                 return true;
             }
+            let Some(next) = next.upgrade() else { return false };
             self.consumed = self.consumed.max(next.before);
             self.segments.push_back(next);
             self.trim();
         }
+    }
+
+    /// Whether the window has gone on without this reader: what comes next for it is in the log only.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        let next = self.segments.back().and_then(|last| last.next.get());
+        next.is_some_and(|next| next.strong_count() == 0)
+    }
+
+    /// Goes on at the window's beginning.
+    pub(crate) fn rejoin(&mut self) {
+        let first = self.window.segments.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        let Some(first) = first else { return };
+        self.at = first.first;
+        self.consumed = self.consumed.max(first.before);
+        self.segments = [first].into();
     }
 
     fn trim(&mut self) {
@@ -370,5 +388,37 @@ impl Reader {
 
     pub(crate) fn waker(&self) -> &Arc<Waker> {
         &self.waker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidings_wire::{Channel, CursorKey, Data, Event, Targets};
+
+    use super::*;
+
+    fn entry(sequence: u64) -> Entry {
+        let position = Position { epoch: Epoch(1), sequence: Sequence(sequence) };
+        let channel: Channel = "a".parse().unwrap();
+        let event = Arc::new(Event::new(Targets::from(channel), Data::from("x")));
+        let encoded = EncodedEvent::new(&event, &CursorKey::new([1; 16]).seal(position));
+        Entry::new(Record { position, time: Timestamp(1), event }, encoded, false)
+    }
+
+    #[test]
+    fn a_reader_that_does_not_look_holds_nothing_back() {
+        let at = Position { epoch: Epoch(1), sequence: Sequence::START };
+        let (window, mut writer) = Window::new(at, 1 << 20, 4 * SLOTS);
+        let _reader = window.reader(&Waker::new(Box::new(|| {})));
+        let mut second = None;
+        for sequence in 1..=1000 {
+            writer.push(entry(sequence));
+            if writer.last.first > 0 && second.is_none() {
+                second = Some(Arc::downgrade(&writer.last));
+            }
+        }
+        assert!(second.unwrap().upgrade().is_none(), "what comes behind it in the chain is let go");
     }
 }

@@ -322,3 +322,20 @@ async fn every_subscriber_sees_one_order_while_many_publish() {
     }
     hub.close();
 }
+
+#[tokio::test]
+async fn who_takes_nothing_for_long_gets_it_all_later() {
+    let log = Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(1), retention: Retention::default() }));
+    let config = HubConfig { window_records: 512, ..HubConfig::new(CursorKey::new([1; 16])) };
+    let hub = Hub::start(log, config).unwrap();
+    let mut idle = hub.subscribe(from(&["a"], Start::Now)).unwrap();
+    publish(&hub, event("a", "first")).await;
+    for n in 0..20 {
+        let many = (0..250).map(|m| event("a", &(n * 250 + m).to_string())).collect();
+        timeout(SOON, hub.publish_batch(many)).await.unwrap().unwrap();
+    }
+    assert_eq!(data(&mut idle).await, "first");
+    for n in 0..5000 {
+        assert_eq!(data(&mut idle).await, n.to_string());
+    }
+}

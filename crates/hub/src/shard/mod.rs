@@ -31,7 +31,7 @@ use crate::catch_up::{CatchUp, PageAnswer, Ticket};
 use crate::index::{Index, ViewId};
 use crate::log::Record;
 use crate::resume::Resume;
-use crate::subscriber::{Farewell, Finish, Own, PageState, Say, Subscriber, ToldGap, Who};
+use crate::subscriber::{Farewell, Finish, Own, PageState, Reading, Say, Subscriber, ToldGap, Who};
 use crate::window::Reader;
 use crate::{Timestamp, View};
 
@@ -260,7 +260,13 @@ impl Shard {
         self.take_pages();
         let oldest = self.reader.oldest();
         for _ in 0..budget {
-            let Some((index, entry)) = self.reader.advance() else { return false };
+            let Some((index, entry)) = self.reader.advance() else {
+                if !self.reader.is_overtaken() {
+                    return false;
+                }
+                self.rejoin();
+                continue;
+            };
             self.found.clear();
             for channel in entry.record.event.to.channels() {
                 self.index.lookup(channel, &mut self.found);
@@ -604,6 +610,23 @@ impl Shard {
 
     fn at(&self, sequence: Sequence) -> Position {
         Position { epoch: self.reader.epoch(), sequence }
+    }
+
+    /// Goes on in a window that has left the shard behind: everybody reads in the log what lies between. Who was behind
+    /// already finds out by itself.
+    fn rejoin(&mut self) {
+        let reached = self.reader.consumed();
+        self.reader.rejoin();
+        for slot in 0..u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX) {
+            let Some(subscriber) = &mut self.subscribers[slot as usize] else { continue };
+            let mark = &mut self.marks[slot as usize];
+            if let Behind::Not = mark.behind {
+                mark.behind = Behind::Log;
+                mark.after = reached.max(subscriber.born);
+                subscriber.reading = Some(Box::new(Reading::mid_stream()));
+                self.enqueue(slot);
+            }
+        }
     }
 
     fn enqueue(&mut self, slot: u32) {
