@@ -182,7 +182,7 @@ pub(super) fn unauthorized(detail: String) -> Problem {
 }
 
 /// 401 `invalid_token`: there is a credential, and it is not good (RFC 6750, section 3.1).
-pub(super) fn invalid_token(detail: String) -> Problem {
+pub(crate) fn invalid_token(detail: String) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", "The token is not valid", detail)
         .header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))
 }

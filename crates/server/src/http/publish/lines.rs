@@ -16,12 +16,12 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
-use tidings_hub::{PublishError, Published};
+use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::Event;
 use tokio::sync::mpsc;
 
 use super::{authorise, draft, not_published, put_published};
-use crate::auth::Identity;
+use crate::auth::{Identity, invalid_token};
 use crate::http::body::{Pieces, too_large};
 use crate::{App, Problem};
 
@@ -101,6 +101,11 @@ impl Lines {
         }
         loop {
             match piece {
+                Ok(Some(_)) if self.is_over() => {
+                    let problem = invalid_token("it expired while lines were published".into());
+                    self.answers.say(Answer::Refused(problem)).await;
+                    return;
+                }
                 Ok(Some(bytes)) => {
                     if !self.take(&bytes).await {
                         return;
@@ -119,6 +124,11 @@ impl Lines {
             }
             piece = self.next(&mut body).await;
         }
+    }
+
+    /// Whether the token has ended meanwhile: a request may last for days.
+    fn is_over(&self) -> bool {
+        self.identity.expires.is_some_and(|end| end <= Timestamp::now())
     }
 
     async fn next(&self, body: &mut Pieces) -> Result<Option<Bytes>, Problem> {

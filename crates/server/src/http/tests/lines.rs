@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::{Answer, Server, request};
+use tidings_hub::Timestamp;
+use tidings_hub::log::Retention;
+
+use super::{Answer, SECRET, Server, access_with, request};
+use crate::auth::{KeyConfig, NewToken, Secret};
 use crate::{LimitsConfig, ServerConfig};
 
 const TYPE: &str = "application/x-ndjson";
@@ -37,8 +41,12 @@ impl http_body::Body for Received {
 
 impl Duplex {
     async fn open(server: &Server) -> Duplex {
+        Duplex::open_at(server, "/publish").await
+    }
+
+    async fn open_at(server: &Server, target: &str) -> Duplex {
         let (body, received) = mpsc::channel(1000);
-        let mut request = request("POST", "/publish", Body::new(Received(received)));
+        let mut request = request("POST", target, Body::new(Received(received)));
         request.headers_mut().insert("content-type", TYPE.parse().unwrap());
         let response = server.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status().as_u16(), 200);
@@ -175,4 +183,24 @@ async fn who_sends_nothing_is_given_up() {
 async fn it_takes_no_parameters_of_one_event() {
     let answer: Answer = Server::new().post("/publish?channel=a", TYPE, "").await;
     answer.problem(400);
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_ends_its_lines() {
+    let server = Server::made(ServerConfig::default(), access_with(&["a"]), Retention::default());
+    let user = Some("7".parse().unwrap());
+    let token = NewToken { user, ttl: Duration::from_secs(1), ..NewToken::default() };
+    let token = token.sign(&KeyConfig::secret(Secret::new(SECRET)), "tidings", Timestamp::now()).unwrap();
+    let mut duplex = Duplex::open_at(&server, &format!("/publish?token={}", token.expose())).await;
+    let mut last = Value::Null;
+    for _ in 0..50 {
+        duplex.write("{\"channel\":\"a\",\"data\":1}\n").await;
+        last = duplex.line().await.unwrap();
+        if last["status"] == 401 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(last["type"], "urn:tidings:problem:invalid_token", "{last}");
+    assert!(duplex.line().await.is_none(), "nothing comes after it");
 }
