@@ -169,10 +169,11 @@ fn newest_shown(
                 return Ok(Sequence(record.position.sequence.0 - 1));
             }
         }
-        if page.records.is_empty() || page.through <= Sequence(1) {
+        // An empty page is no end: a read looks at so many places and no more.
+        if page.through <= Sequence(1) {
             return Ok(Sequence::START);
         }
-        through = Sequence(page.through.0 - 1);
+        through = Sequence(page.through.0 - 1).min(Sequence(through.0 - 1));
     }
 }
 
@@ -208,10 +209,8 @@ fn newest_part(
                 return Ok(Some(record.position.sequence));
             }
         }
-        if page.records.is_empty() || page.through >= through && page.records.len() < limit.records {
-            break;
-        }
-        through = Sequence(page.through.0.saturating_sub(1));
+        // An empty page is no end: a read looks at so many places and no more.
+        through = Sequence(page.through.0.min(through.0).saturating_sub(1));
     }
     Ok(None)
 }

@@ -77,7 +77,11 @@ fn serve(
     while total < SUBSCRIBER_BYTES {
         let (sent, all) = match shard.pending(id, now) {
             Pending::Bytes(bytes) => (conn.socket.write(bytes), bytes.len()),
-            Pending::Nothing | Pending::Reading => return (total, Outcome::Waits),
+            Pending::Nothing | Pending::Reading => {
+                // What was stuck may have expired; and for a page of the log it is the server that is waited for.
+                conn.deadlines.idle();
+                return (total, Outcome::Waits);
+            }
             Pending::Finished => {
                 let reason = conn.deadlines.ending().unwrap_or(CloseReason::Gone);
                 return (total, Outcome::Over(reason));

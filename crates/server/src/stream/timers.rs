@@ -154,6 +154,11 @@ impl Deadlines {
         self.stuck = self.stuck.min(now);
     }
 
+    /// There is nothing that the socket should take: what it did not take is not wanted any more.
+    pub(crate) fn idle(&mut self) {
+        self.stuck = Tick::NEVER;
+    }
+
     /// The end begins, unless it has begun already.
     pub(crate) fn end(&mut self, now: Tick, reason: CloseReason) -> bool {
         let begins = self.ending.is_none();
