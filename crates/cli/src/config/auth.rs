@@ -70,14 +70,15 @@ pub(super) fn read(
     let given = section.sections("key");
     let access = AccessConfig {
         claim: section.get("claim", default.claim),
-        grants: read_grants(section.section("grants")).unwrap_or_default(),
-        anonymous: read_grants(section.section("anonymous")),
         leeway: section.within("leeway", default.leeway, Duration::ZERO..=Duration::from_secs(300)),
         endless_services: section.get("endless_services", default.endless_services),
         cookie: section.get("cookie", default.cookie),
+        // After what stands in [auth] itself: in the file that `tidings check` prints nothing can follow its parts.
+        grants: read_grants(section.section("grants")).unwrap_or_default(),
+        anonymous: read_grants(section.section("anonymous")),
         api_key: credentials.api_key.map(Secret::new),
         api_keys: Some(ApiKeyFile::in_directory(data_dir)),
-        origins: cors.get("origins", Origins::default()),
+        origins: Origins::default(),
         dev,
         keys: Vec::new(),
     };
@@ -88,10 +89,11 @@ pub(super) fn read(
             key_origins.push(origin);
         }
     }
+    let origins = cors.get("origins", Origins::default());
     let origin = section.origin().clone();
     section.finish();
     cors.finish();
-    AuthConfig { access: AccessConfig { keys, ..access }, key_origins, origin }
+    AuthConfig { access: AccessConfig { keys, origins, ..access }, key_origins, origin }
 }
 
 fn read_key(mut section: Section<'_>) -> Option<KeyConfig> {

@@ -234,7 +234,12 @@ impl Config {
         }
         let findings = RefCell::new(Findings { mistakes, entries: Vec::new() });
         let mut config = read(Section::root(table, &findings), credentials);
-        let findings = findings.into_inner();
+        let mut findings = findings.into_inner();
+        // As somebody who corrects the file meets them; what was said elsewhere comes after it.
+        findings.mistakes.sort_by_key(|mistake| match mistake.origin {
+            Origin::File { line, .. } => line,
+            _ => usize::MAX,
+        });
         config.entries = findings.entries;
         if findings.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(findings.mistakes)) }
     }
@@ -441,13 +446,10 @@ fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
 
 impl Setting for LogKind {
     fn read(node: &Node) -> Result<LogKind, String> {
-        match word(
-            node,
-            &[("memory", Some(LogKind::Memory)), ("disk", Some(LogKind::Disk)), ("redis", None)],
-        )? {
-            Some(kind) => Ok(kind),
-            None => Err("redis is not in this version yet: use disk or memory".to_owned()),
+        if String::read(node)? == "redis" {
+            return Err("redis is not in this version yet: use disk or memory".to_owned());
         }
+        word(node, &[("memory", LogKind::Memory), ("disk", LogKind::Disk)])
     }
 
     fn show(&self) -> String {

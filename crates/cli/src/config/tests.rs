@@ -280,6 +280,84 @@ origins = ["https://app.example"]
 }
 
 #[test]
+fn what_check_prints_is_a_configuration() {
+    let files = [
+        "",
+        "[auth.anonymous]\nsubscribe = [\"public/**\"]\n",
+        r#"
+listen = "127.0.0.1:80"
+internal_listen = "127.0.0.1:4601"
+base_path = "/push"
+data_dir = "/var/lib/ti \"dings"
+log = "memory"
+sync = "100ms"
+log_level = "warn,tidings=debug"
+log_format = "json"
+[limits]
+per_user = 2
+data = "2MiB"
+[timeouts]
+head = "5s"
+[replay]
+bytes = "1MiB"
+age = "1h"
+[[retention]]
+channels = "audit/**"
+age = "30d"
+[[retention]]
+count = 7
+[retention_total]
+bytes = "1GiB"
+[[auth.key]]
+alg = "HS256"
+secret = "a-secret-of-thirty-two-characters"
+kid = "one"
+issuer = "me"
+audience = "you"
+[[auth.key]]
+alg = "EdDSA"
+file = "/etc/key.pem"
+[[auth.key]]
+jwks_url = "https://id.example/keys"
+[auth]
+claim = "rights"
+leeway = "5s"
+endless_services = true
+cookie = "mine"
+grants = { subscribe = ["news", "orders/{sub}/*"], publish = ["a"], presence = ["b"] }
+anonymous = { subscribe = ["public/**"], publish = [], presence = [] }
+[cors]
+origins = ["https://app.example"]
+"#,
+    ];
+    let settings = |shown: &str| -> Vec<String> {
+        let settings = shown.lines().map(|line| line.split("  # ").next().unwrap_or(line).trim_end());
+        settings.map(str::to_owned).collect()
+    };
+    for file in files {
+        let shown = config(file).effective();
+        let again = shown.replace("(hidden)", "a-secret-of-thirty-two-characters");
+        let again = Config::check(sources(&again, &[])).unwrap_or_else(|bad| panic!("{bad}\n{shown}"));
+        assert_eq!(settings(&again.effective()), settings(&shown));
+    }
+}
+
+#[test]
+fn mistakes_are_in_the_order_of_their_lines() {
+    let found = mistakes(sources("[auth]\nclam = 1\n[limits]\nper_user = 0\n[cors]\norigin = 1\n", &[]));
+    let places: Vec<&str> = found.iter().map(|mistake| &mistake[..14]).collect();
+    assert_eq!(places, ["tidings.toml:2", "tidings.toml:4", "tidings.toml:6"]);
+}
+
+#[test]
+fn a_log_that_is_not_there_yet_is_not_suggested() {
+    let found = mistakes(sources("log = \"disc\"\n", &[]));
+    assert_eq!(found, ["tidings.toml:1: log: \"disc\" is none of memory, disk"]);
+    let found = mistakes(sources("log = \"redis\"\n", &[]));
+    assert!(found[0].contains("redis is not in this version yet"), "{found:?}");
+}
+
+#[test]
 fn mistakes_in_access_have_their_lines() {
     let file = r#"[[auth.key]]
 alg = "none"
