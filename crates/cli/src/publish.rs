@@ -1,6 +1,6 @@
 //! `tidings publish`: one event, or one for each line.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -62,6 +62,14 @@ fn split(args: &args::Publish) -> Result<(Option<String>, Option<String>)> {
 fn read_standard_input() -> Result<String> {
     let mut data = String::new();
     std::io::stdin().read_to_string(&mut data).context("the standard input can't be read as UTF-8")?;
+    // Nothing at all is a job without a terminal, or a command before the pipe that failed.
+    if data.is_empty() && !std::io::stdin().is_terminal() {
+        bail!(Usage(
+            "there is no data, and nothing on the standard input; an empty event is sent with '' as the data: \
+             tidings publish orders/7 ''"
+                .to_owned()
+        ));
+    }
     // What `echo` puts at the end is not meant.
     Ok(data.strip_suffix('\n').map(str::to_owned).unwrap_or(data))
 }

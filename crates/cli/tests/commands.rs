@@ -122,3 +122,17 @@ fn a_token_is_made_where_the_configuration_says() {
     assert_eq!(token.split('.').count(), 3, "{token}");
     assert!(dir.path().join("data/secrets.json").exists());
 }
+
+#[test]
+fn an_empty_event_is_sent_on_purpose_only() {
+    // Nobody listens there: what is refused is refused before.
+    let publish = |arguments: &[&str]| {
+        let mut command = tidings();
+        command.args(["publish", "--url", "http://127.0.0.1:1", "a"]).args(arguments);
+        run(command.stdin(std::process::Stdio::null()))
+    };
+    let refused = publish(&[]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("tidings publish orders/7 ''"), "{}", stderr(&refused));
+    assert_eq!(publish(&[""]).status.code(), Some(1), "it is tried");
+}
