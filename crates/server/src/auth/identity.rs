@@ -150,28 +150,44 @@ impl Identity {
         if self.admin {
             return Ok(());
         }
-        Err(self.refusal("this call is for administrators: it needs \"admin\": true in the token".into()))
+        Err(self.refusal(
+            "this call is for administrators: it needs a token with \"admin\": true, or an API key made with --admin"
+                .into(),
+        ))
     }
 
     /// The answer to what is not granted: who sent no credential is told that one is needed.
     pub fn refusal(&self, detail: String) -> Problem {
         match self.source {
-            Source::Anonymous => unauthorized(format!("{detail} without a token")),
+            Source::Anonymous => unauthorized(format!("{detail} (the request came without a token)")),
             _ => Problem::not_granted(detail),
         }
     }
 
     fn log_refusal(&self, right: &'static str, name: &str) {
         let Some(suppressed) = REFUSALS.pass() else { return };
-        let section = match self.source {
-            Source::Anonymous => "[auth] anonymous",
-            _ => "[auth] grants",
-        };
         tracing::info!(
             user = self.user.as_ref().map(UserId::as_str),
             suppressed,
-            "refused to {right}: {section} = {{ {right} = [{name:?}] }} would allow it, and so would the token"
+            "refused to {right}: {}",
+            remedy(self.source, right, name)
         );
+    }
+}
+
+/// What would allow it, that which gives the least first: what stands in the configuration is for many.
+fn remedy(source: Source, right: &str, name: &str) -> String {
+    let grants = format!("{right} = [{name:?}]");
+    match source {
+        Source::Anonymous => format!(
+            "it came without a token, and one that grants {grants} would allow it; \
+             [auth] anonymous = {{ {grants} }} would allow it to anybody, without a token too"
+        ),
+        Source::ApiKey => format!("an API key made with --{right} '{name}' would allow it"),
+        Source::Token | Source::Dev => format!(
+            "{grants} among the token's own grants would allow it; \
+             [auth] grants = {{ {grants} }} would allow it to anybody with a token"
+        ),
     }
 }
 
@@ -230,6 +246,27 @@ mod tests {
         assert_eq!(anonymous.headers()[WWW_AUTHENTICATE], "Bearer");
         let other = identity(Some("7"), &["a"]).require_subscribe(&asked).unwrap_err();
         assert_eq!((other.status(), other.kind()), (StatusCode::FORBIDDEN, "not_granted"));
+    }
+
+    #[test]
+    fn what_needs_an_administrator_says_so() {
+        let anonymous = Identity::anonymous(Arc::default()).require_admin().unwrap_err();
+        assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+        let needed = "this call is for administrators: it needs a token with \"admin\": true, or an API key made with --admin";
+        assert_eq!(anonymous.detail(), format!("{needed} (the request came without a token)"));
+        let user = identity(Some("7"), &["a"]).require_admin().unwrap_err();
+        assert_eq!((user.status(), user.detail()), (StatusCode::FORBIDDEN, needed));
+    }
+
+    #[test]
+    fn the_log_names_what_gives_the_least_first() {
+        let hint = remedy(Source::Token, "subscribe", "orders/bob/17");
+        assert!(hint.starts_with("subscribe = [\"orders/bob/17\"] among the token's own grants"), "{hint}");
+        assert!(hint.ends_with("would allow it to anybody with a token"), "{hint}");
+        let hint = remedy(Source::Anonymous, "subscribe", "news");
+        assert!(hint.find("one that grants") < hint.find("[auth] anonymous"), "{hint}");
+        // Configured grants are no API key's.
+        assert!(!remedy(Source::ApiKey, "publish", "news").contains("[auth]"));
     }
 
     #[test]
