@@ -24,8 +24,12 @@ pub(crate) struct BadJson {
     fault: Fault,
 }
 
+/// `{:#}` leaves the line out.
 impl fmt::Display for BadJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return write!(f, "{} (column {})", self.fault, self.column);
+        }
         write!(f, "{} (line {}, column {})", self.fault, self.line, self.column)
     }
 }

@@ -127,7 +127,9 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
         return publish::publish(call, body).await;
     }
     call.app.access.guard(&call.parts, call.peer)?;
-    let Some(route) = route else { return Err(not_found()) };
+    let Some(route) = route else {
+        return Err(not_found("there is nothing at this path; see /openapi.json"));
+    };
     let endpoint = match endpoint {
         Some(endpoint) => endpoint,
         None if call.parts.method == Method::OPTIONS => return Ok(options(route)),
@@ -158,13 +160,8 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
     }
 }
 
-fn not_found() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        "Not found",
-        "there is nothing at this path; see /openapi.json",
-    )
+fn not_found(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
 }
 
 fn method_not_allowed(route: &Route) -> Problem {

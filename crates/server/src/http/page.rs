@@ -28,7 +28,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 pub(super) fn page(app: &App) -> Result<Response<Body>, Problem> {
     if !app.config.dev {
-        return Err(not_found());
+        return Err(not_found("the page is there with --dev only; see /openapi.json"));
     }
     let mut response = answer::content("text/html; charset=utf-8", PAGE);
     let headers = response.headers_mut();

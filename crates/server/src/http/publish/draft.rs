@@ -22,6 +22,9 @@ pub(super) enum Publication {
 pub(super) enum BadEvent {
     #[error("{0}")]
     Json(#[from] BadJson),
+    /// In a line whose number is said already.
+    #[error("{0:#}")]
+    JsonOfLine(BadJson),
     #[error("there is no field {0:?}; see /openapi.json for those there are")]
     UnknownField(String),
     #[error("there is no parameter {0:?}; see /openapi.json for those there are")]
@@ -30,6 +33,8 @@ pub(super) enum BadEvent {
     LaterField(&'static str),
     #[error("{field:?}: {bad}")]
     Name { field: &'static str, bad: BadName },
+    #[error("{field:?}: {}; what is for {whom} has {instead} in its place", BadName::Reserved)]
+    NotAChannel { field: &'static str, whom: &'static str, instead: &'static str },
     #[error("\"event\": {0}")]
     Type(#[from] BadEventType),
     #[error("\"exclude_connection\": {0}")]
@@ -68,7 +73,7 @@ impl From<BadEvent> for Problem {
     fn from(bad: BadEvent) -> Problem {
         let detail = bad.to_string();
         match bad.cause() {
-            BadEvent::Json(_) => Problem::new(
+            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => Problem::new(
                 http::StatusCode::BAD_REQUEST,
                 "bad_json",
                 "The body is not the JSON that was expected",
@@ -105,10 +110,16 @@ pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publicat
 
 /// Reads a line of NDJSON: one object.
 pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Event, BadEvent> {
-    let mut reader = Reader::new(line)?;
-    let event = event(&mut reader, config)?;
-    reader.finish()?;
-    Ok(event)
+    let read = || {
+        let mut reader = Reader::new(line)?;
+        let event = event(&mut reader, config)?;
+        reader.finish()?;
+        Ok(event)
+    };
+    read().map_err(|bad| match bad {
+        BadEvent::Json(bad) => BadEvent::JsonOfLine(bad),
+        bad => bad,
+    })
 }
 
 /// Reads an event as a JSON object.
@@ -288,7 +299,15 @@ fn unknown(field: &str) -> BadEvent {
 }
 
 fn name<T: std::str::FromStr<Err = BadName>>(field: &'static str, text: &str) -> Result<T, BadEvent> {
-    text.parse().map_err(|bad| BadEvent::Name { field, bad })
+    text.parse().map_err(|bad| match (field, bad) {
+        ("channel" | "channels", BadName::Reserved) if text == "$all" => {
+            BadEvent::NotAChannel { field, whom: "everybody", instead: "\"broadcast\": true" }
+        }
+        ("channel" | "channels", BadName::Reserved) if text.starts_with("$user/") => {
+            BadEvent::NotAChannel { field, whom: "a user", instead: "\"user\"" }
+        }
+        (field, bad) => BadEvent::Name { field, bad },
+    })
 }
 
 /// A switch in a query; `?store=` and `?store` are on.

@@ -204,3 +204,11 @@ async fn the_end_of_a_token_ends_its_lines() {
     assert_eq!(last["type"], "urn:tidings:problem:invalid_token", "{last}");
     assert!(duplex.line().await.is_none(), "nothing comes after it");
 }
+
+#[tokio::test]
+async fn a_mistake_in_a_line_has_one_line_number() {
+    let server = Server::new();
+    let answer = server.post("/publish", TYPE, "\n{\"channel\":\"a\",\"data\":1\n").await;
+    let detail = answer.lines()[0]["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("line 2: ") && detail.ends_with(" (column 24)"), "{detail}");
+}

@@ -112,6 +112,8 @@ async fn bad_bodies_are_told_where() {
         (b"{\"channel\":\"a\",\"data\":{\"a\":1,\"a\":2}}", 400, "\"a\" is there twice"),
         (b"{\"channel\":\"a\",\"data\":1,\"dat\":2}", 400, "\"dat\""),
         (b"{\"channel\":\"a\",\"event\":\"tidings:gap\",\"data\":1}", 400, "tidings:"),
+        (b"{\"channel\":\"$all\",\"data\":1}", 400, "\"broadcast\": true"),
+        (b"{\"channels\":[\"$user/7\"],\"data\":1}", 400, "what is for a user has \"user\""),
         (b"", 400, "ends"),
         (b"\"text\"", 400, "object"),
         (b"{\"channel\":\"a\",\"data\":1,\"end\":true}", 501, "end"),
