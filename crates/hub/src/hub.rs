@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
-use crate::log::{AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Tail, TailItem};
+use crate::log::{AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Sink, Tail, TailItem};
 use crate::resume::{ReplayCaps, Resume, Start};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
@@ -97,7 +97,21 @@ struct Inner {
     stats: HubStats,
     closed: AtomicBool,
     stop: Arc<Stop>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What goes on until the hub is closed.
+struct Running {
+    following: Following,
+    retaining: JoinHandle<()>,
+}
+
+/// How the hub follows its log.
+enum Following {
+    /// The log calls, as long as there is this tail.
+    Pushed(Box<dyn Tail>),
+    /// A thread asks.
+    Pulled(JoinHandle<()>),
 }
 
 /// Ends the threads that wait for time to pass.
@@ -139,13 +153,20 @@ impl Hub {
         let stats = log.stats();
         let average = (stats.bytes / stats.records.max(1)).max(256);
         let warm = WARM_RECORDS.min(config.window_bytes as u64 / average);
-        let (window, mut writer, mut tail) = open_window(&*log, &config, warm)?;
+        let (window, writer, mut tail) = open_window(&*log, &config, warm)?;
         let catch_up = CatchUp::start(&log, &config.cursor_key, config.catch_up_threads);
         let stop = Arc::new(Stop::default());
-        let following = thread::spawn({
-            let (key, stop) = (config.cursor_key.clone(), stop.clone());
-            move || follow(&mut *tail, &mut writer, &key, &stop)
+        let follower = Arc::new(Follower {
+            window: window.clone(),
+            writer: Mutex::new(writer),
+            key: config.cursor_key.clone(),
         });
+        let following = if tail.push_to(follower.clone()) {
+            Following::Pushed(tail)
+        } else {
+            let stop = stop.clone();
+            Following::Pulled(thread::spawn(move || follower.follow(&mut *tail, &stop)))
+        };
         let retaining = thread::spawn({
             let (log, stop) = (log.clone(), stop.clone());
             move || {
@@ -162,7 +183,7 @@ impl Hub {
             stats: HubStats::default(),
             closed: AtomicBool::new(false),
             stop,
-            threads: Mutex::new(vec![following, retaining]),
+            running: Mutex::new(Some(Running { following, retaining })),
         };
         Ok(Hub { inner: Arc::new(inner) })
     }
@@ -290,10 +311,13 @@ impl Hub {
         self.inner.closed.store(true, Ordering::Release);
         self.inner.log.close();
         self.inner.stop.stop();
-        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A thread that panicked has said so.
-            let _ = thread.join();
+        let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { following, retaining }) = running else { return };
+        // A thread that panicked has said so.
+        let _ = retaining.join();
+        match following {
+            Following::Pushed(tail) => drop(tail),
+            Following::Pulled(thread) => drop(thread.join()),
         }
     }
 }
@@ -338,25 +362,48 @@ pub(crate) fn open_window(log: &dyn Log, config: &HubConfig, warm: u64) -> Resul
 }
 
 /// The one way to subscribers: everything that the log announces goes into the window.
-fn follow(tail: &mut dyn Tail, writer: &mut Writer, key: &CursorKey, stop: &Stop) {
-    loop {
-        match tail.next(Duration::from_secs(1)) {
-            Ok(Some(items)) => announce(writer, key, items),
-            Ok(None) => return,
-            // The log says what is wrong in its statistics; it goes on at the same place.
-            Err(_) => {
-                if stop.wait(Duration::from_millis(100)) {
-                    return;
+struct Follower {
+    window: Arc<Window>,
+    writer: Mutex<Writer>,
+    key: CursorKey,
+}
+
+impl Follower {
+    /// Asks a tail that doesn't call, until the log is closed.
+    fn follow(&self, tail: &mut dyn Tail, stop: &Stop) {
+        loop {
+            match tail.next(Duration::from_secs(1)) {
+                Ok(Some(items)) if items.is_empty() => {}
+                Ok(Some(items)) => {
+                    self.take(&items);
+                    self.flush();
+                }
+                Ok(None) => return,
+                // The log says what is wrong in its statistics; it goes on at the same place.
+                Err(_) => {
+                    if stop.wait(Duration::from_millis(100)) {
+                        return;
+                    }
                 }
             }
         }
     }
 }
 
+impl Sink for Follower {
+    fn take(&self, items: &[TailItem]) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        announce(&mut writer, &self.key, items.iter().cloned());
+    }
+
+    fn flush(&self) {
+        self.window.notify();
+    }
+}
+
+/// Puts what was announced into the window. Readers are yet to be told.
 pub(crate) fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIterator<Item = TailItem>) {
-    let mut any = false;
     for item in items {
-        any = true;
         match item {
             TailItem::Stored(record) => push(writer, key, record, false),
             TailItem::Ephemeral(record) => push(writer, key, record, true),
@@ -368,9 +415,6 @@ pub(crate) fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIte
             }),
             TailItem::Forked { epoch, .. } => writer.fork(epoch),
         }
-    }
-    if any {
-        writer.flush();
     }
 }
 

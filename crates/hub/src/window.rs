@@ -95,7 +95,8 @@ pub(crate) struct Window {
     /// The newest record in the window.
     newest: AtomicU64,
     epoch: AtomicU64,
-    wakers: Mutex<Vec<Weak<Waker>>>,
+    /// Replaced when a reader comes, so that the lock is not held while others are woken.
+    wakers: Mutex<Arc<[Weak<Waker>]>>,
 }
 
 /// Wakes one reader when there is something new, once until it has looked.
@@ -130,7 +131,7 @@ impl Window {
             oldest: AtomicU64::new(0),
             newest: AtomicU64::new(at.sequence.0),
             epoch: AtomicU64::new(at.epoch.0.into()),
-            wakers: Mutex::new(Vec::new()),
+            wakers: Mutex::default(),
         });
         let writer = Writer {
             window: window.clone(),
@@ -156,7 +157,11 @@ impl Window {
 
     /// A reader that has all that is in the window, and has consumed it.
     pub(crate) fn reader(self: &Arc<Window>, waker: &Arc<Waker>) -> Reader {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(waker));
+        {
+            let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+            let alive = wakers.iter().filter(|waker| waker.strong_count() > 0).cloned();
+            *wakers = alive.chain([Arc::downgrade(waker)]).collect();
+        }
         // The rest is found by the links.
         let first = self.segments.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
         let at = first.as_ref().map_or(0, |segment| segment.first);
@@ -167,15 +172,15 @@ impl Window {
         reader
     }
 
-    fn notify(&self) {
+    /// Wakes the readers that wait.
+    pub(crate) fn notify(&self) {
         fence(Ordering::SeqCst);
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).retain(|waker| {
-            let Some(waker) = waker.upgrade() else { return false };
-            if waker.idle.swap(false, Ordering::SeqCst) {
+        let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for waker in wakers.iter().filter_map(Weak::upgrade) {
+            if waker.idle.load(Ordering::Relaxed) && waker.idle.swap(false, Ordering::SeqCst) {
                 waker.wake();
             }
-            true
-        });
+        }
     }
 }
 
@@ -216,11 +221,6 @@ impl Writer {
             self.next += 1;
             self.window.newest.store(sequence.0, Ordering::Release);
         }
-    }
-
-    /// Wakes the readers that wait.
-    pub(crate) fn flush(&self) {
-        self.window.notify();
     }
 
     pub(crate) fn fork(&mut self, epoch: Epoch) {

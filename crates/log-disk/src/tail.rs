@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_hub::log::{FeedTail, Order, ReadError, Tail, TailItem};
+use tidings_hub::log::{FeedTail, Order, ReadError, Sink, Tail, TailItem};
 use tidings_wire::Sequence;
 
 use crate::error::Result;
@@ -79,5 +79,12 @@ impl Tail for DiskTail {
             return Ok(Some(items));
         }
         Ok(self.feed.next(timeout))
+    }
+
+    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
+        if self.past.is_none() {
+            self.feed.push_to(sink);
+        }
+        self.past.is_none()
     }
 }

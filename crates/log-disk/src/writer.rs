@@ -101,6 +101,8 @@ pub(crate) struct Queue {
 struct Waiting {
     jobs: VecDeque<Job>,
     bytes: usize,
+    /// The writer waits: to wake nobody is a call to the kernel all the same.
+    waited_for: bool,
     closed: bool,
 }
 
@@ -131,8 +133,11 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push_back(job);
+        let waited_for = std::mem::take(&mut waiting.waited_for);
         drop(waiting);
-        self.filled.notify_one();
+        if waited_for {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -144,7 +149,10 @@ impl Queue {
     /// All that waits, once there is something; nothing when the time is over first. `None` after the end.
     fn take(&self, timeout: Option<Duration>) -> Option<VecDeque<Job>> {
         let mut waiting = self.lock();
-        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        let idle = |waiting: &mut Waiting| {
+            waiting.waited_for = waiting.jobs.is_empty() && !waiting.closed;
+            waiting.waited_for
+        };
         waiting = match timeout {
             None => self.filled.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
@@ -154,6 +162,7 @@ impl Queue {
                     .0
             }
         };
+        waiting.waited_for = false;
         if waiting.jobs.is_empty() && waiting.closed {
             return None;
         }
@@ -334,8 +343,10 @@ impl Writer {
                 })
                 .collect();
             // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
-            let _catalog = self.shared.catalog_mut();
+            let catalog = self.shared.catalog_mut();
             self.shared.feed.announce(&items);
+            drop(catalog);
+            self.shared.feed.flush();
             return Ok(group.appends.iter().map(|(batch, _)| vec![head; batch.len()]).collect());
         }
         if !self.has_room(group.bytes) {
@@ -445,6 +456,7 @@ impl Writer {
         }
         self.shared.feed.announce(items);
         drop(catalog);
+        self.shared.feed.flush();
         self.upkeep.dropped = changes.dropped;
         if changes.damage.is_some() {
             self.set_trouble(changes.damage);

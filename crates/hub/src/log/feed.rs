@@ -1,14 +1,24 @@
 //! How a log announces to the tails in its own process.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::TailItem;
 
+/// Takes what a log announces, on the thread that announces it.
+pub trait Sink: Send + Sync {
+    /// The next items, in the log's order. The log holds its lock: this is to be short, and must not call the log.
+    fn take(&self, items: &[TailItem]);
+
+    /// Called some time after [`Sink::take`], without a lock: who waits for the items may be woken.
+    fn flush(&self);
+}
+
 /// Announces what a log stored, to any number of tails, each of which gets everything from the moment on when it was
 /// made. A log holds its own lock (or is on its one writer thread) while it stores and announces, so that the order
-/// is the same.
+/// is the same; it calls [`Feed::flush`] once it has let go of the lock.
 #[derive(Debug, Default)]
 pub struct Feed {
     tails: Mutex<Tails>,
@@ -16,7 +26,8 @@ pub struct Feed {
 
 #[derive(Debug, Default)]
 struct Tails {
-    queues: Vec<std::sync::Weak<Queue>>,
+    /// Replaced when a tail comes or goes, so that the lock is not held while others are woken.
+    queues: Arc<[Weak<Queue>]>,
     closed: bool,
 }
 
@@ -26,21 +37,50 @@ struct Queue {
     filled: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct QueueState {
     items: VecDeque<TailItem>,
+    /// Takes everything instead of `items`, which is empty then.
+    sink: Option<Arc<dyn Sink>>,
+    /// Somebody waits for `filled`: to wake nobody is a call to the kernel all the same.
+    waited_for: bool,
     closed: bool,
+}
+
+impl std::fmt::Debug for QueueState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let QueueState { items, sink, waited_for, closed } = self;
+        let mut state = f.debug_struct("QueueState");
+        state.field("items", &items.len()).field("sink", &sink.is_some());
+        state.field("waited_for", waited_for).field("closed", closed).finish()
+    }
 }
 
 impl Feed {
     /// Hands items to every tail.
     pub fn announce(&self, items: &[TailItem]) {
-        lock(&self.tails).queues.retain(|queue| {
-            let Some(queue) = queue.upgrade() else { return false };
-            lock(&queue.state).items.extend(items.iter().cloned());
-            queue.filled.notify_one();
-            true
-        });
+        for queue in self.queues().iter().filter_map(Weak::upgrade) {
+            let mut state = lock(&queue.state);
+            match &state.sink {
+                Some(sink) => sink.take(items),
+                None => state.items.extend(items.iter().cloned()),
+            }
+        }
+    }
+
+    /// Wakes whoever waits for what was announced.
+    pub fn flush(&self) {
+        for queue in self.queues().iter().filter_map(Weak::upgrade) {
+            let mut state = lock(&queue.state);
+            let waited_for = mem::take(&mut state.waited_for);
+            let sink = state.sink.clone();
+            drop(state);
+            if let Some(sink) = sink {
+                sink.flush();
+            } else if waited_for {
+                queue.filled.notify_one();
+            }
+        }
     }
 
     /// A tail of everything that is announced from now on.
@@ -50,7 +90,8 @@ impl Feed {
         if tails.closed {
             lock(&queue.state).closed = true;
         } else {
-            tails.queues.push(Arc::downgrade(&queue));
+            let alive = tails.queues.iter().filter(|queue| queue.strong_count() > 0).cloned();
+            tails.queues = alive.chain([Arc::downgrade(&queue)]).collect();
         }
         FeedTail { queue }
     }
@@ -59,10 +100,17 @@ impl Feed {
     pub fn close(&self) {
         let mut tails = lock(&self.tails);
         tails.closed = true;
-        for queue in tails.queues.drain(..).filter_map(|queue| queue.upgrade()) {
-            lock(&queue.state).closed = true;
+        for queue in mem::take(&mut tails.queues).iter().filter_map(Weak::upgrade) {
+            let mut state = lock(&queue.state);
+            state.closed = true;
+            state.sink = None;
+            drop(state);
             queue.filled.notify_all();
         }
+    }
+
+    fn queues(&self) -> Arc<[Weak<Queue>]> {
+        lock(&self.tails).queues.clone()
     }
 }
 
@@ -76,15 +124,29 @@ impl FeedTail {
     /// The next items, waiting up to `timeout` for the first. `None` after the end.
     pub fn next(&mut self, timeout: Duration) -> Option<Vec<TailItem>> {
         let state = lock(&self.queue.state);
-        let (mut state, _) = self
-            .queue
-            .filled
-            .wait_timeout_while(state, timeout, |state| state.items.is_empty() && !state.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let waits = |state: &mut QueueState| {
+            state.waited_for = state.items.is_empty() && !state.closed;
+            state.waited_for
+        };
+        let (mut state, _) =
+            self.queue.filled.wait_timeout_while(state, timeout, waits).unwrap_or_else(PoisonError::into_inner);
+        state.waited_for = false;
         if state.items.is_empty() && state.closed {
             return None;
         }
-        Some(std::mem::take(&mut state.items).into())
+        Some(mem::take(&mut state.items).into())
+    }
+
+    /// Hands what was announced, and from now on what is, to a sink; [`FeedTail::next`] returns nothing more. For as
+    /// long as this tail lives.
+    pub fn push_to(&mut self, sink: Arc<dyn Sink>) {
+        let mut state = lock(&self.queue.state);
+        sink.take(mem::take(&mut state.items).make_contiguous());
+        if !state.closed {
+            state.sink = Some(sink.clone());
+        }
+        drop(state);
+        sink.flush();
     }
 }
 

@@ -4,7 +4,7 @@ mod channels;
 mod shelf;
 
 use std::future::ready;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidings_wire::{Channel, Epoch, Position, Sequence};
@@ -12,7 +12,8 @@ use tidings_wire::{Channel, Epoch, Position, Sequence};
 use self::shelf::Shelf;
 use super::{
     AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
-    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Tail, TailItem,
+    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink, Tail,
+    TailItem,
 };
 use crate::{Timestamp, View};
 
@@ -58,6 +59,13 @@ impl MemoryLog {
         Position { epoch: self.epoch, sequence }
     }
 
+    /// Under the lock, so that every tail has the log's order.
+    fn announce(&self, state: MutexGuard<'_, State>, items: &[TailItem]) {
+        self.feed.announce(items);
+        drop(state);
+        self.feed.flush();
+    }
+
     fn append_now(&self, batch: Vec<NewRecord>) -> Result<Vec<Position>, AppendError> {
         let mut state = self.lock();
         if state.closed {
@@ -77,8 +85,7 @@ impl MemoryLog {
             positions.push(position);
         }
         state.commits += 1;
-        // Under the lock, so that every tail has the log's order.
-        self.feed.announce(&items);
+        self.announce(state, &items);
         Ok(positions)
     }
 
@@ -88,7 +95,7 @@ impl MemoryLog {
             return Err(closed());
         }
         let Some((records, through)) = state.shelf.purge(&channel) else { return Ok(0) };
-        self.feed.announce(&[TailItem::Removed(Removal::Channel { channel, through })]);
+        self.announce(state, &[TailItem::Removed(Removal::Channel { channel, through })]);
         Ok(records)
     }
 
@@ -100,7 +107,7 @@ impl MemoryLog {
         if position.epoch != self.epoch || !state.shelf.delete(position.sequence) {
             return Ok(0);
         }
-        self.feed.announce(&[TailItem::Removed(Removal::Record(position.sequence))]);
+        self.announce(state, &[TailItem::Removed(Removal::Record(position.sequence))]);
         Ok(1)
     }
 }
@@ -215,6 +222,13 @@ impl Tail for MemoryTail {
             return Ok(Some(std::mem::take(&mut self.past)));
         }
         Ok(self.feed.next(timeout))
+    }
+
+    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
+        if self.past.is_empty() {
+            self.feed.push_to(sink);
+        }
+        self.past.is_empty()
     }
 }
 

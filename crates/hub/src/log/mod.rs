@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
 
-pub use feed::{Feed, FeedTail};
+pub use feed::{Feed, FeedTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
 pub use retention::{Caps, Retention};
 
@@ -328,4 +328,12 @@ pub trait Tail: Send {
     /// # Errors
     /// When the store fails; the next call tries again at the same place.
     fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError>;
+
+    /// Asks a tail that has returned all of the past to hand what comes to `sink`, for as long as the tail lives, from
+    /// the thread that stores it: nobody has to be woken for that. `false` from a log that has no such thread: then
+    /// [`Tail::next`] is to be called on.
+    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
+        let _ = sink;
+        false
+    }
 }
