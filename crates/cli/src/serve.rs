@@ -11,7 +11,7 @@ use tidings::hub::log::{Log, MemoryLog, MemoryLogConfig};
 use tidings::hub::{Hub, HubConfig, ReplayCaps, Timestamp};
 use tidings::log_disk::{DataDir, DiskLog, DiskLogConfig, Recovery, SyncPolicy};
 use tidings::server::auth::{Cors, Origins, Secrets};
-use tidings::server::{App, Server, ServerConfig, Side, router};
+use tidings::server::{App, Server, ServerConfig, Side};
 use tidings::wire::{CursorKey, Epoch};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,11 +56,10 @@ async fn serve(config: Config) -> Result<()> {
     let app = Arc::new(App::new(hub.clone(), access, Cors::new(origins), config.server.clone()));
     let public_side = if internal.is_some() { Side::Public } else { Side::Both };
     let mut listening = tokio::task::JoinSet::new();
-    let server =
-        Server::new(app.clone(), router(app.clone(), public_side)).context("the workers can't be started")?;
+    let server = Server::of_side(app.clone(), public_side).context("the workers can't be started")?;
     listening.spawn(async move { server.serve(listener).await });
     if let Some(listener) = internal {
-        let server = Server::new(app.clone(), router(app.clone(), Side::Internal))?;
+        let server = Server::of_side(app.clone(), Side::Internal)?;
         listening.spawn(async move { server.serve(listener).await });
     }
     greet(&config, &hub, addresses.0, addresses.1)?;

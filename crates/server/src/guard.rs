@@ -5,7 +5,7 @@
 //! [`Verdict`] says how the connection goes on. So a stream may be the tenth request of a browser's keep-alive
 //! connection and still ends on a worker.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::drain::Drain;
@@ -35,8 +36,12 @@ const FIRST_IN_DRAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Verdict {
     /// With a stream.
     Stream(Box<Parts>),
+    /// With a publish whose body, of so many bytes, is had from [`Guard::body_of`]; then the guard goes on.
+    Publish(Box<Parts>, usize),
     /// With this answer, then it is closed.
     Refuse(Problem),
+    /// It is closed: the client was told so in the last answer, which it may not have read yet.
+    Answered,
     /// The client closed it, or was silent for too long between two requests.
     Over,
 }
@@ -65,11 +70,15 @@ impl BodyProgress {
     /// The answer to the request, if its body failed.
     pub(crate) fn problem(&self) -> Option<Problem> {
         match self.0.load(Ordering::Acquire) {
-            BodyProgress::SLOW => Some(too_slow("no byte of the request's body came for too long")),
+            BodyProgress::SLOW => Some(body_too_slow()),
             BodyProgress::MALFORMED => Some(Problem::bad_request("the body's chunks are not valid")),
             _ => None,
         }
     }
+}
+
+fn body_too_slow() -> Problem {
+    too_slow("no byte of the request's body came for too long")
 }
 
 fn too_slow(detail: &'static str) -> Problem {
@@ -98,6 +107,8 @@ pub(crate) struct Guard<S> {
     /// Waits for those bytes.
     flushed: Option<Waker>,
     body: BodyProgress,
+    /// hyper does not have the connection yet: publishes are answered without it.
+    direct: bool,
     /// No request has come yet.
     fresh: bool,
     /// Once begun, no further request is waited for, and the first one not for long.
@@ -130,15 +141,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             unflushed: false,
             flushed: None,
             body: BodyProgress::default(),
+            direct: true,
             fresh: true,
             drain,
         }
     }
 
-    /// Waits for the first request. `Some` when hyper is not needed for it.
-    pub(crate) async fn first(&mut self) -> Option<Verdict> {
-        std::future::poll_fn(|cx| self.poll_request(cx)).await;
-        self.take_verdict()
+    /// Waits for a request. `None`: it is hyper's, and so is the connection from now on.
+    pub(crate) async fn next(&mut self) -> Option<Verdict> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same, for who has something to do meanwhile.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Verdict>> {
+        ready!(self.poll_request(cx));
+        let verdict = self.take_verdict();
+        self.direct &= verdict.is_some();
+        Poll::Ready(verdict)
+    }
+
+    /// Whether so many bytes after the head are here already.
+    pub(crate) fn has(&self, length: usize) -> bool {
+        self.end - self.start >= length
+    }
+
+    /// The body of a publish, after which the next request may be waited for. An error is how the connection ends.
+    pub(crate) async fn body_of(&mut self, length: usize) -> Result<Bytes, Verdict> {
+        let mut body = Vec::with_capacity(length);
+        loop {
+            let count = (self.end - self.start).min(length - body.len());
+            body.extend_from_slice(&self.buffer[self.start..self.start + count]);
+            self.start += count;
+            if body.len() == length {
+                break;
+            }
+            self.deadline = Instant::now() + self.timeouts.body;
+            poll_fn(|cx| match self.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Verdict::Over)),
+                Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx));
+                    Poll::Ready(Err(Verdict::Refuse(body_too_slow())))
+                }
+            })
+            .await?;
+        }
+        self.await_next();
+        Ok(body.into())
+    }
+
+    /// Sends all of it.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.io.write_all(bytes).await
+    }
+
+    fn await_next(&mut self) {
+        self.deadline = Instant::now() + self.timeouts.idle;
+        self.state = State::Head { scanned: 0 };
     }
 
     /// How the connection goes on, once hyper has given it back.
@@ -183,12 +242,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.fresh &= head.is_none();
         Ok(head.map(|head| match head.route {
             Route::Stream(parts) => State::Done(Verdict::Stream(parts)),
-            Route::Http(rest) => {
-                let progress = if rest.is_done() { BodyProgress::COMPLETE } else { BodyProgress::UNREAD };
-                self.body.set(progress);
-                State::Request { ready: head.len, rest }
+            Route::Publish(parts, length) if self.direct => {
+                self.start += head.len;
+                State::Done(Verdict::Publish(parts, length))
             }
+            Route::Publish(_, length) => self.for_hyper(head.len, Body::Length(length as u64)),
+            Route::Http(rest) => self.for_hyper(head.len, rest),
         }))
+    }
+
+    fn for_hyper(&self, head: usize, rest: Body) -> State {
+        let progress = if rest.is_done() { BodyProgress::COMPLETE } else { BodyProgress::UNREAD };
+        self.body.set(progress);
+        State::Request { ready: head, rest }
     }
 
     fn poll_more_of_head(&mut self, cx: &mut Context<'_>) -> Poll<State> {
@@ -262,8 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 return Poll::Ready(Ok(*ready));
             }
             if rest.is_done() {
-                self.deadline = Instant::now() + self.timeouts.idle;
-                self.state = State::Head { scanned: 0 };
+                self.await_next();
             } else if self.start < self.end {
                 match rest.advance(&self.buffer[self.start..self.end]) {
                     Ok(count) => {
@@ -420,11 +485,11 @@ mod tests {
     /// A connection as the listener serves it; the other end of its socket is a wire of `wire` bytes.
     fn serve(wire: usize, drain: Drain) -> (DuplexStream, JoinHandle<Served>) {
         let (client, io) = duplex(wire);
-        let routes = Routes::new(&BasePath::default(), &LimitsConfig::default());
+        let routes = Routes::new(&BasePath::default(), &LimitsConfig::default(), false);
         let mut guard = Guard::new(io, routes, Arc::new(TimeoutsConfig::default()), drain);
         let served = tokio::spawn(async move {
             let body = guard.body();
-            let verdict = match guard.first().await {
+            let verdict = match guard.next().await {
                 Some(verdict) => Some(verdict),
                 None => {
                     let connection = hyper::server::conn::http1::Builder::new()
@@ -461,7 +526,9 @@ mod tests {
         let answers = received.split('[').skip(1).filter_map(|part| part.split(']').next());
         let verdict = match served.verdict {
             Some(Verdict::Stream(parts)) => format!("stream {}", parts.uri),
+            Some(Verdict::Publish(parts, length)) => format!("publish {} {length}", parts.uri),
             Some(Verdict::Refuse(problem)) => problem.status().as_u16().to_string(),
+            Some(Verdict::Answered) => "answered".to_owned(),
             Some(Verdict::Over) => "over".to_owned(),
             None => "closed".to_owned(),
         };

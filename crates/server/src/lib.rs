@@ -5,6 +5,7 @@ mod app;
 pub mod auth;
 mod chunked;
 mod config;
+mod direct;
 mod drain;
 mod guard;
 mod http;

@@ -19,7 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
+use crate::direct::Direct;
 use crate::guard::{BodyProgress, Guard, Verdict};
+use crate::http::{Side, router};
 use crate::log_limit::LogLimit;
 use crate::route::Routes;
 use crate::stream::head;
@@ -67,9 +69,20 @@ impl Server {
     /// When the workers can't be started.
     pub fn new(app: Arc<App>, router: Router) -> io::Result<Server> {
         app.start_workers()?;
-        let routes = Routes::new(&app.config.base_path, &app.config.limits);
+        let routes = Routes::new(&app.config.base_path, &app.config.limits, false);
         let timeouts = Arc::new(app.config.timeouts.clone());
         Ok(Server { app, router, routes, timeouts })
+    }
+
+    /// A server with nothing but the routes of one side, which answers small publishes with less work than a router of
+    /// whatever else can.
+    ///
+    /// # Errors
+    /// When the workers can't be started.
+    pub fn of_side(app: Arc<App>, side: Side) -> io::Result<Server> {
+        let publish = side != Side::Public;
+        let routes = Routes::new(&app.config.base_path, &app.config.limits, publish);
+        Ok(Server { routes, ..Server::new(app.clone(), router(app, side))? })
     }
 
     /// Accepts connections until the server has drained.
@@ -115,13 +128,7 @@ impl Server {
         let open = self.app.drain.connection();
         let mut guard =
             Guard::new(socket, self.routes.clone(), self.timeouts.clone(), self.app.drain.clone());
-        let drain = &self.app.drain;
-        let first = tokio::select! {
-            biased;
-            first = guard.first() => first,
-            // The guard looks whether a drain has begun each time it is asked, so asking again is enough.
-            () = drain.begun() => guard.first().await,
-        };
+        let first = Direct::new(&self.app, &mut guard, peer).run().await;
         let (socket, verdict) = match first {
             Some(verdict) => (guard.into_inner(), Some(verdict)),
             // Boxed, so that a connection that begins as a stream needs no memory for hyper.
@@ -134,7 +141,8 @@ impl Server {
             },
         };
         match verdict {
-            Some(Verdict::Over) => {}
+            // Publishes have been answered before.
+            Some(Verdict::Over | Verdict::Publish(..)) => {}
             Some(Verdict::Stream(parts)) => {
                 let Some(workers) = self.app.workers() else { return };
                 match stream::open(&self.app, workers, &parts, peer).await {
@@ -153,7 +161,7 @@ impl Server {
                 send_last(socket, &head::last(&problem.response(&self.app.request_id()))).await;
             }
             // hyper has answered and wants no more: `Connection: close`, or a body that nobody read.
-            None => send_last(socket, &[]).await,
+            Some(Verdict::Answered) | None => send_last(socket, &[]).await,
         }
     }
 

@@ -1,4 +1,5 @@
-//! Reads a request head, strictly, and decides who answers it: a worker (a stream), hyper (all else), or nobody.
+//! Reads a request head, strictly, and decides who answers it: a worker (a stream), the listener itself (a small
+//! publish), hyper (all else), or nobody.
 //!
 //! hyper accepts heads that two readers can understand differently (request smuggling), and answers those it refuses
 //! without a word. So every head of every connection passes here first, and what is let through means the same to
@@ -22,11 +23,17 @@ const MOST_HEADERS: usize = 256;
 /// How many empty lines before a request line are skipped (RFC 9112, 2.2: some clients send one after a body).
 const EMPTY_LINES: usize = 4;
 
+/// How large the body of a publish may be that the listener answers itself, in bytes. For a larger one, which hyper
+/// reads piece by piece, the rest costs more than hyper does.
+const DIRECT_BODY: u64 = 64 << 10;
+
 /// Who answers a request.
 #[derive(Debug)]
 pub(crate) enum Route {
     /// A worker: it is a subscribe request.
     Stream(Box<Parts>),
+    /// The listener itself: a publish whose body has so many bytes.
+    Publish(Box<Parts>, usize),
     /// The router, through hyper, after this body.
     Http(Body),
 }
@@ -57,6 +64,8 @@ pub(crate) struct Routes(Arc<Rules>);
 struct Rules {
     /// The path of streams.
     events: String,
+    /// The path to publish at, if the listener is to answer it.
+    publish: Option<String>,
     /// Bytes of a head, with its blank line.
     head: usize,
     /// Bytes of a target.
@@ -66,9 +75,11 @@ struct Rules {
 }
 
 impl Routes {
-    pub(crate) fn new(base_path: &BasePath, limits: &LimitsConfig) -> Routes {
+    /// `publish`: whether the listener itself answers small publishes.
+    pub(crate) fn new(base_path: &BasePath, limits: &LimitsConfig, publish: bool) -> Routes {
         Routes(Arc::new(Rules {
             events: format!("{base_path}/events"),
+            publish: publish.then(|| format!("{base_path}/publish")),
             head: limits.head,
             target: limits.target,
             headers: limits.headers.min(MOST_HEADERS),
@@ -112,13 +123,23 @@ impl Rules {
         let fields = Fields::check(head.headers, version)?;
         let target = Target::check(method, target, fields.host)?;
         let body = fields.body();
+        if method == "POST"
+            && let Body::Length(length) = body
+            && length <= DIRECT_BODY
+            && fields.plain
+            && version >= 1
+            && self.publish.as_deref() == Some(target.path())
+        {
+            let parts = parts(Method::POST, target.text, version, head.headers)?;
+            return Ok(Route::Publish(Box::new(parts), length as usize));
+        }
         if method != "GET" || target.path() != self.events {
             return Ok(Route::Http(body));
         }
         if !matches!(body, Body::Length(0)) {
             return Err(Problem::bad_request("a subscribe request has no body"));
         }
-        parts(target.text, version, head.headers).map(|parts| Route::Stream(Box::new(parts)))
+        parts(Method::GET, target.text, version, head.headers).map(|parts| Route::Stream(Box::new(parts)))
     }
 
     /// What is wrong with the beginning of a head, whatever may follow: some of these heads would never end.
@@ -219,11 +240,13 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
     chunked: bool,
+    /// Nothing is said of how the connection goes on but what is the case anyway, and the body is no stream of lines.
+    plain: bool,
 }
 
 impl<'a> Fields<'a> {
     fn check(headers: &[httparse::Header<'a>], version: u8) -> Result<Fields<'a>, Problem> {
-        let mut fields = Fields { host: None, length: None, chunked: false };
+        let mut fields = Fields { host: None, length: None, chunked: false, plain: true };
         for header in headers {
             // By length first: most fields are none of these.
             match header.name.len() {
@@ -249,6 +272,15 @@ impl<'a> Fields<'a> {
                     check_coding(header.value)?;
                     fields.chunked = true;
                 }
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    fields.plain &= header.value.eq_ignore_ascii_case(b"keep-alive");
+                }
+                6 if header.name.eq_ignore_ascii_case("expect") => fields.plain = false,
+                7 if header.name.eq_ignore_ascii_case("upgrade") => fields.plain = false,
+                12 if header.name.eq_ignore_ascii_case("content-type") => {
+                    fields.plain &=
+                        memchr::memmem::find(header.value, b"json").is_none() || is_json(header.value);
+                }
                 _ => {}
             }
         }
@@ -270,6 +302,12 @@ impl<'a> Fields<'a> {
             false => Body::Length(self.length.unwrap_or(0)),
         }
     }
+}
+
+/// Whether a content type is the plainest one of JSON; what else has `json` in its name may be a stream of lines.
+fn is_json(value: &[u8]) -> bool {
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 /// RFC 9110, 7.2: `uri-host [ ":" port ]`, with the characters of RFC 3986, 3.2.2. No user, no list, not empty.
@@ -398,10 +436,15 @@ fn path_of_absolute<'a>(text: &'a str, host: Option<&[u8]>) -> Result<&'a str, P
 }
 
 /// The head as the rest of the server reads it.
-fn parts(target: &str, version: u8, headers: &[httparse::Header<'_>]) -> Result<Parts, Problem> {
+fn parts(
+    method: Method,
+    target: &str,
+    version: u8,
+    headers: &[httparse::Header<'_>],
+) -> Result<Parts, Problem> {
     let unreadable = |_| malformed("it can't be read");
     let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::GET;
+    parts.method = method;
     parts.uri = Uri::try_from(target).map_err(|_| {
         Problem::bad_request("the request's target has a character that must be percent-encoded")
     })?;
@@ -422,7 +465,7 @@ mod tests {
     use super::*;
 
     fn routes(base: &str) -> Routes {
-        Routes::new(&base.parse().unwrap(), &LimitsConfig::default())
+        Routes::new(&base.parse().unwrap(), &LimitsConfig::default(), true)
     }
 
     fn read(text: &str) -> Result<Option<Head>, Problem> {

@@ -11,7 +11,7 @@ use tidings_hub::{Hub, HubConfig, Timestamp};
 use tidings_server::auth::{
     Access, AccessConfig, ApiKeyFile, Cors, GrantTemplates, KeyConfig, KeySource, NewToken, Origins, Secret,
 };
-use tidings_server::{App, Server, ServerConfig, Side, router};
+use tidings_server::{App, Server, ServerConfig, Side};
 use tidings_wire::{CursorKey, Epoch};
 use tokio::net::TcpListener;
 
@@ -41,7 +41,7 @@ async fn start(access: AccessConfig) -> Running {
     let cors = Cors::new(Origins { local: access.dev, ..access.origins.clone() });
     let config = ServerConfig { workers: NonZeroUsize::MIN, dev: access.dev, ..ServerConfig::default() };
     let app = Arc::new(App::new(hub, Access::new(access).unwrap(), cors, config));
-    let server = Server::new(app.clone(), router(app, Side::Both)).unwrap();
+    let server = Server::of_side(app.clone(), Side::Both).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { server.serve(listener).await.unwrap() });

@@ -128,8 +128,11 @@ impl FeedTail {
             state.waited_for = state.items.is_empty() && !state.closed;
             state.waited_for
         };
-        let (mut state, _) =
-            self.queue.filled.wait_timeout_while(state, timeout, waits).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self
+            .queue
+            .filled
+            .wait_timeout_while(state, timeout, waits)
+            .unwrap_or_else(PoisonError::into_inner);
         state.waited_for = false;
         if state.items.is_empty() && state.closed {
             return None;

@@ -12,8 +12,7 @@ use tidings_wire::{Channel, Epoch, Position, Sequence};
 use self::shelf::Shelf;
 use super::{
     AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
-    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink, Tail,
-    TailItem,
+    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink, Tail, TailItem,
 };
 use crate::{Timestamp, View};
 

@@ -31,7 +31,7 @@ use http::{Method, Request, Response, StatusCode};
 use tidings_hub::Timestamp;
 use tracing::{debug, error};
 
-use self::routes::{Endpoint, ROUTES, Route};
+use self::routes::{Endpoint, Route};
 use crate::auth::Identity;
 use crate::{App, Problem, stream};
 
@@ -50,15 +50,26 @@ pub enum Side {
 pub fn router(app: Arc<App>, side: Side) -> Router {
     let base = app.config.base_path.clone();
     let mut router = Router::new();
-    for route in ROUTES.iter().filter(|route| side != Side::Public || route.public) {
+    for route in routes::routes().filter(|route| side != Side::Public || route.public) {
         let app = app.clone();
         let handler = move |request: Request<Body>| {
             let app = app.clone();
-            async move { handle(app, Some(route), request).await }
+            async move { handle(app, Some(route), peer_of(&request), request).await }
         };
         router = router.route(&format!("{base}{}", route.path), any(handler));
     }
-    router.fallback(move |request: Request<Body>| handle(app, None, request))
+    router.fallback(move |request: Request<Body>| handle(app, None, peer_of(&request), request))
+}
+
+/// Without a listener of ours the peer is not known, and is nobody that anything is allowed to.
+fn peer_of(request: &Request<Body>) -> SocketAddr {
+    let known = request.extensions().get();
+    known.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |ConnectInfo(peer)| *peer)
+}
+
+/// Answers a `POST` to the path to publish at, as the router does.
+pub(crate) async fn publish(app: Arc<App>, peer: SocketAddr, request: Request<Body>) -> Response<Body> {
+    handle(app, Some(&routes::PUBLISH), peer, request).await
 }
 
 /// One request.
@@ -81,13 +92,13 @@ impl Call {
 }
 
 /// Answers one request, whatever it is. `None` is a path that there is not.
-async fn handle(app: Arc<App>, route: Option<&'static Route>, request: Request<Body>) -> Response<Body> {
+async fn handle(
+    app: Arc<App>,
+    route: Option<&'static Route>,
+    peer: SocketAddr,
+    request: Request<Body>,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    // Without a listener of ours the peer is not known, and is nobody that anything is allowed to.
-    let peer = parts
-        .extensions
-        .get()
-        .map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |ConnectInfo(peer)| *peer);
     if parts.method == Method::OPTIONS
         && app.access.guard(&parts, peer).is_ok()
         && let Some(preflight) = app.cors.preflight(&parts)

@@ -1,12 +1,12 @@
 //! What is written before a stream's first block, and answers that are no stream at all.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::SystemTime;
 
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, TRANSFER_ENCODING,
-};
-use http::{HeaderMap, HeaderName, Response, Version};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
+use httpdate::HttpDate;
 use tidings_wire::{Control, Cursor, Framing, LAST_CHUNK, encode_control};
 
 /// How a stream's bytes are framed for a client of this version: one that has no chunks gets the blocks as they are,
@@ -56,16 +56,32 @@ pub(crate) fn come_back(
 
 /// A whole answer after which the connection is closed.
 pub(crate) fn last(response: &Response<String>) -> Vec<u8> {
-    let status = response.status();
-    let mut out =
-        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-    let _ = write!(out, "{DATE}: {}\r\n", httpdate::fmt_http_date(SystemTime::now()));
-    let _ = write!(out, "{CONTENT_LENGTH}: {}\r\n{CONNECTION}: close\r\n", response.body().len());
-    let mut out = out.into_bytes();
-    put_headers(&mut out, response.headers());
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(response.body().as_bytes());
+    let mut out = Vec::with_capacity(512);
+    put_answer(&mut out, response.status(), response.headers(), response.body().as_bytes(), true);
     out
+}
+
+/// Appends a whole answer. `last`: the connection is closed after it.
+pub(crate) fn put_answer(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    last: bool,
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\ndate: ");
+    // Writing to a vector does not fail.
+    let _ = write!(out, "{}\r\n{CONTENT_LENGTH}: {}\r\n", HttpDate::from(SystemTime::now()), body.len());
+    if last {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    put_headers(out, headers);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
 }
 
 fn stream_head(framing: Framing, cors: &HeaderMap) -> Vec<u8> {
