@@ -286,7 +286,9 @@ impl<'a> Reader<'a> {
             let rest = self.text.get(self.at..).unwrap_or_default();
             let end = memchr::memchr2(b'"', b'\\', rest.as_bytes());
             let (run, after) = rest.split_at(end.unwrap_or(rest.len()));
-            if let Some(control) = run.bytes().position(|byte| byte < 0x20) {
+            // All of the run is looked at: without an early way out that takes a vector's width at once.
+            if run.bytes().fold(false, |found, byte| found | (byte < 0x20)) {
+                let control = run.bytes().position(|byte| byte < 0x20).unwrap_or_default();
                 self.at += control;
                 return Err(self.fault(Fault::Control(char::from(run.as_bytes()[control]))));
             }
