@@ -7,6 +7,8 @@ mod chunked;
 mod config;
 mod drain;
 mod guard;
+#[doc(hidden)]
+pub mod hot;
 mod http;
 mod json;
 mod limits;
