@@ -15,6 +15,7 @@ install_system_packages() {
   have node || missing+=(nodejs)
   have npm || missing+=(npm)
   have ip || missing+=(iproute2)
+  have valgrind || missing+=(valgrind)
   have nginx || missing+=(nginx-light)
   have chromium || missing+=(chromium)
   have firefox-esr || missing+=(firefox-esr)

@@ -8,6 +8,8 @@ mod config;
 mod direct;
 mod drain;
 mod guard;
+#[doc(hidden)]
+pub mod hot;
 mod http;
 mod json;
 mod limits;

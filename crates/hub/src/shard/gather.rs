@@ -1,15 +1,13 @@
 //! What a subscriber is behind by in the window, and its bytes.
 
-use std::collections::vec_deque;
-
 use tidings_wire::{Channel, CursorKey, EncodedEvent, Framing, encode_envelope};
 
 use super::{BATCH_BYTES, BATCH_RECORDS, BatchKey, Behind, Last, SCAN, Shard};
-use crate::index::Index;
+use crate::Timestamp;
+use crate::index::{Index, ViewId};
 use crate::log::Record;
 use crate::subscriber::{Membership, Subscriber};
 use crate::window::{Entry, Reader};
-use crate::{Timestamp, View};
 
 impl Shard {
     /// Finds what a subscriber is behind by in the window: fills `picks` and `picked_to`.
@@ -45,17 +43,15 @@ impl Shard {
                 })
             }
             _ if lists(&subscriber.views) => {
-                let merged = Merge::new(&self.index, &subscriber.views, mark.from);
+                let merged = Merge::new(&self.index, &subscriber.views, mark.from, &mut self.merge);
                 gather.all(merged, end)
             }
             _ => {
                 let to = end.min(mark.from + SCAN);
-                let views = subscriber.views.iter().filter_map(|m| self.index.get(m.view)).map(|f| &f.view);
-                let views: Vec<&View> = views.collect();
                 let shown = |index: &u64| {
                     self.reader.get(*index).is_some_and(|entry| {
                         let channels = entry.record.event.to.channels();
-                        channels.iter().any(|channel| views.iter().any(|view| view.shows(channel)))
+                        channels.iter().any(|channel| shows(&self.index, subscriber, channel))
                     })
                 };
                 gather.all((mark.from..to).filter(shown), to)
@@ -108,11 +104,18 @@ impl Shard {
         if let ([index], false) = (&self.picks[..], subscriber.envelope) {
             return Some(Last::Entry(*index));
         }
-        let views = || subscriber.views.iter().map(|membership| membership.view).collect();
-        let key = BatchKey { framing: subscriber.framing, views: subscriber.envelope.then(views) };
-        if self.batch.key.as_ref() == Some(&key) && self.batch.picks == self.picks {
+        // With envelopes, the block depends on the views.
+        let views = if subscriber.envelope { &subscriber.views[..] } else { &[] };
+        let key = BatchKey { framing: subscriber.framing, envelope: subscriber.envelope };
+        let views = views.iter().map(|membership| membership.view);
+        if self.batch.key == Some(key)
+            && self.batch.picks == self.picks
+            && self.batch.views.iter().copied().eq(views.clone())
+        {
             return Some(Last::Batch);
         }
+        self.batch.views.clear();
+        self.batch.views.extend(views);
         self.batch.bytes.clear();
         self.batch.ends.clear();
         self.batch.picks.clone_from(&self.picks);
@@ -191,25 +194,33 @@ impl Gather<'_> {
     }
 }
 
+/// One view's recent entries, on their way into a [`Merge`].
+#[derive(Debug)]
+pub(super) struct Recent {
+    view: ViewId,
+    /// The place in its list of the entry that comes after `head`.
+    next: usize,
+    head: u64,
+}
+
 /// The recent entries of several views from an index on, in order, each once.
 struct Merge<'a> {
-    lists: Vec<vec_deque::Iter<'a, u64>>,
-    heads: Vec<Option<u64>>,
+    index: &'a Index,
+    /// The lists that have something left, in room that is used again: this is done for one subscriber and event.
+    lists: &'a mut Vec<Recent>,
 }
 
 impl<'a> Merge<'a> {
-    fn new(index: &'a Index, views: &[Membership], from: u64) -> Merge<'a> {
-        let mut lists = Vec::with_capacity(views.len());
-        let mut heads = Vec::with_capacity(views.len());
-        for followed in views.iter().filter_map(|membership| index.get(membership.view)) {
+    fn new(index: &'a Index, views: &[Membership], from: u64, lists: &'a mut Vec<Recent>) -> Merge<'a> {
+        lists.clear();
+        for membership in views {
+            let Some(followed) = index.get(membership.view) else { continue };
             let first = followed.recent.partition_point(|index| *index < from);
-            let mut list = followed.recent.range(first..);
-            if let Some(head) = list.next() {
-                heads.push(Some(*head));
-                lists.push(list);
+            if let Some(head) = followed.recent.get(first) {
+                lists.push(Recent { view: membership.view, next: first + 1, head: *head });
             }
         }
-        Merge { lists, heads }
+        Merge { index, lists }
     }
 }
 
@@ -217,12 +228,19 @@ impl Iterator for Merge<'_> {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
-        let least = self.heads.iter().flatten().min().copied()?;
-        for (head, list) in self.heads.iter_mut().zip(&mut self.lists) {
-            if *head == Some(least) {
-                *head = list.next().copied();
+        let least = self.lists.iter().map(|list| list.head).min()?;
+        let index = self.index;
+        self.lists.retain_mut(|list| {
+            if list.head != least {
+                return true;
             }
-        }
+            let next = index.get(list.view).and_then(|followed| followed.recent.get(list.next));
+            list.next += 1;
+            next.is_some_and(|next| {
+                list.head = *next;
+                true
+            })
+        });
         Some(least)
     }
 }
@@ -242,11 +260,14 @@ pub(super) fn envelope(
     subscriber: &Subscriber,
     record: &Record,
 ) {
-    let shown = |channel: &&Channel| {
-        let mut views = subscriber.views.iter().filter_map(|m| index.get(m.view));
-        views.any(|followed| followed.view.shows(channel))
-    };
+    let shown = |channel: &&Channel| shows(index, subscriber, channel);
     let Some(channel) = record.event.to.channels().iter().find(shown) else { return };
     let id = key.seal(record.position);
     encode_envelope(out, subscriber.framing, &record.event, channel, record.time.0, &id);
+}
+
+/// Whether one of the subscriber's views shows a channel.
+fn shows(index: &Index, subscriber: &Subscriber, channel: &Channel) -> bool {
+    let mut views = subscriber.views.iter().filter_map(|membership| index.get(membership.view));
+    views.any(|followed| followed.view.shows(channel))
 }

@@ -24,7 +24,7 @@ use tidings_wire::{
     Position, Sequence, UserId, encode_control,
 };
 
-use self::gather::framed;
+use self::gather::{Recent, framed};
 use self::plan::Plan;
 use self::reading::page_bytes;
 use crate::catch_up::{CatchUp, PageAnswer, Ticket};
@@ -162,13 +162,14 @@ struct Batch {
     ends: Vec<usize>,
     picks: Vec<u64>,
     key: Option<BatchKey>,
+    /// The views of the subscriber that it is for, if they make a difference.
+    views: Vec<ViewId>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BatchKey {
     framing: Framing,
-    /// With envelopes, the block depends on the views.
-    views: Option<Vec<ViewId>>,
+    envelope: bool,
 }
 
 /// What the last call of [`Shard::pending`] returned.
@@ -199,6 +200,8 @@ pub struct Shard {
     picks: Vec<u64>,
     /// How far the picks reach: what lies before this index and isn't picked isn't shown.
     picked_to: u64,
+    /// Room for the lists that the picks are merged from.
+    merge: Vec<Recent>,
     batch: Batch,
     last: Last,
     found: Vec<ViewId>,
@@ -225,6 +228,7 @@ impl Shard {
             key,
             picks: Vec::new(),
             picked_to: 0,
+            merge: Vec::new(),
             batch: Batch::default(),
             last: Last::Nothing,
             found: Vec::new(),

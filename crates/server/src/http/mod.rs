@@ -31,6 +31,7 @@ use http::{Method, Request, Response, StatusCode};
 use tidings_hub::Timestamp;
 use tracing::{debug, error};
 
+pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
 use crate::auth::Identity;
 use crate::{App, Problem, stream};

@@ -2,6 +2,7 @@
 
 mod conn;
 pub(crate) mod head;
+mod hot;
 mod open;
 mod relay;
 mod sweep;
@@ -9,6 +10,7 @@ mod timers;
 mod worker;
 
 pub use conn::{CloseReason, ConnectionFilter, ConnectionInfo};
+pub use hot::Sockets;
 pub(crate) use open::open;
 pub(crate) use relay::relay;
 pub use worker::{StreamStats, WorkerStats, WorkersHandle};

@@ -200,6 +200,11 @@ fn authorise(identity: &Identity, event: &Event) -> Result<(), Problem> {
     event.to.channels().iter().try_for_each(|channel| identity.require_publish(channel))
 }
 
+/// What a body says, for who counts what reading it costs.
+pub(crate) fn read_publication(body: &[u8], config: &ServerConfig) -> Option<impl Sized + use<>> {
+    draft::publication(body, config).ok()
+}
+
 /// Why nothing was published, or nobody knows.
 fn not_published(error: &PublishError) -> Problem {
     match error {
