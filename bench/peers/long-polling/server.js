@@ -45,9 +45,9 @@ app.get("/ready", (request, response) => response.send("ready"))
 
 app.get("/poll/:channel", (request, response) => {
   const channel = channelOf(request.params.channel)
-  // Who doesn't say where it is begins now, and is told at once where that is.
-  const cursor = Number(request.query.after ?? channel.next)
-  if (request.query.after === undefined || cursor < channel.next) return response.json(channel.after(cursor))
+  // Who doesn't say where it is gets all that is kept: so nothing is missed before its first request is here.
+  const cursor = Number(request.query.after ?? 0)
+  if (cursor < channel.next) return response.json(channel.after(cursor))
 
   const answer = () => {
     clearTimeout(timer)
