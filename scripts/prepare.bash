@@ -64,3 +64,21 @@ check_rust_clients() {
     && cargo clippy --locked --manifest-path "$manifest" --all-targets --release -- -D warnings \
     && cargo test --locked --manifest-path "$manifest" --release
 }
+
+# The servers that bench/compare and bench/peers/check measure ours against.
+install_peers() {
+  local missing=()
+  have() { command -v "$1" >/dev/null || PATH=/usr/sbin:/sbin command -v "$1" >/dev/null; }
+  have node || missing+=(nodejs)
+  have npm || missing+=(npm)
+  have nginx || missing+=(nginx-light)
+  [ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || missing+=(libnginx-mod-nchan)
+  have pushpin || missing+=(pushpin)
+  if [ ${#missing[@]} != 0 ]; then
+    echo "installing ${missing[*]}"
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"
+  fi
+  # Read again only where what is wanted differs from what is there.
+  [ bench/peers/node_modules/.package-lock.json -nt bench/peers/package-lock.json ] \
+    || npm --prefix bench/peers ci --no-audit --no-fund
+}
