@@ -1,0 +1,164 @@
+//! Subscribers whose results are added up together.
+
+use hdrhistogram::Histogram;
+use memchr::memmem::Finder;
+
+use super::message::{Connect, GroupReport, Report, Wire};
+use super::reader::Reader;
+use super::since;
+use crate::clock;
+use crate::payload::MARK;
+use crate::scan::Violations;
+
+#[derive(Debug)]
+pub(super) struct Group {
+    plan: Option<Connect>,
+    pub(super) mark: Finder<'static>,
+    /// Which wire the next subscriber belongs to, and its place in that.
+    next: (usize, usize),
+    connected: u64,
+    opened: u64,
+    said: bool,
+    began: u64,
+    opening: Histogram<u64>,
+
+    pub(super) counted: u64,
+    pub(super) bytes: u64,
+    pub(super) closed: u64,
+    pub(super) checking: u64,
+    pub(super) latencies: Histogram<u64>,
+    pub(super) violations: Violations,
+    /// Why connecting failed, till it is reported.
+    pub(super) failed: Option<String>,
+}
+
+/// A subscriber's place: which wire, and whether it reads every event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) wire: u32,
+    pub(super) checks: bool,
+}
+
+impl Default for Group {
+    fn default() -> Group {
+        Group {
+            plan: None,
+            mark: Finder::new(MARK),
+            next: (0, 0),
+            connected: 0,
+            opened: 0,
+            said: true,
+            began: 0,
+            opening: histogram(),
+            counted: 0,
+            bytes: 0,
+            closed: 0,
+            checking: 0,
+            latencies: histogram(),
+            violations: Violations::default(),
+            failed: None,
+        }
+    }
+}
+
+/// From 1 µs to as much as it takes, with three digits.
+fn histogram() -> Histogram<u64> {
+    match Histogram::new(3) {
+        Ok(histogram) => histogram,
+        Err(_) => unreachable!("three digits are allowed"),
+    }
+}
+
+impl Group {
+    /// Begins to connect; subscribers that there are already stay.
+    pub(super) fn connect(&mut self, plan: Connect) {
+        self.mark = Finder::new(&plan.mark).into_owned();
+        self.plan = Some(plan);
+        self.next = (0, 0);
+        (self.connected, self.opened, self.said) = (0, 0, false);
+        self.began = clock::now();
+        self.opening.reset();
+    }
+
+    pub(super) fn plan(&self) -> &Connect {
+        match &self.plan {
+            Some(plan) => plan,
+            None => unreachable!("a group is made by an order to connect"),
+        }
+    }
+
+    pub(super) fn wire(&self, reader: &Reader) -> &Wire {
+        &self.plan().wires[reader.wire as usize]
+    }
+
+    /// The next subscriber to connect, if one may be.
+    pub(super) fn next_place(&mut self) -> Option<Place> {
+        let plan = self.plan.as_ref()?;
+        if self.connected - self.opened >= plan.in_flight as u64 {
+            return None;
+        }
+        while self.next.1 >= plan.wires.get(self.next.0)?.count {
+            self.next = (self.next.0 + 1, 0);
+        }
+        // In the middle of each so many, as a server may serve whoever came first first.
+        let every = plan.check_every as u64;
+        let checks = plan.mark == MARK && every > 0 && self.connected % every == every / 2;
+        let place = Place { wire: self.next.0 as u32, checks };
+        self.next.1 += 1;
+        self.connected += 1;
+        self.checking += u64::from(checks);
+        Some(place)
+    }
+
+    /// A subscriber has its first bytes.
+    pub(super) fn opened(&mut self, began: u64) {
+        self.opened += 1;
+        self.opening.saturating_record(since(began));
+    }
+
+    /// The report that all are connected, once.
+    pub(super) fn connected(&mut self) -> Option<Report> {
+        let plan = self.plan.as_ref()?;
+        let all: usize = plan.wires.iter().map(|wire| wire.count).sum();
+        if self.said || self.opened < all as u64 {
+            return None;
+        }
+        self.said = true;
+        let latencies = recorded(&self.opening);
+        Some(Report::Connected { count: self.opened, micros: since(self.began), latencies })
+    }
+
+    /// Connects no more.
+    pub(super) fn give_up(&mut self) {
+        self.said = true;
+        self.next.0 = usize::MAX;
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.connected
+    }
+
+    pub(super) fn begin(&mut self) {
+        (self.counted, self.bytes, self.closed) = (0, 0, 0);
+        self.latencies.reset();
+        self.violations = Violations::default();
+    }
+
+    pub(super) fn report(&self) -> GroupReport {
+        GroupReport {
+            subscribers: self.connected,
+            checking: self.checking,
+            counted: self.counted,
+            bytes: self.bytes,
+            latencies: recorded(&self.latencies),
+            violations: self.violations.clone(),
+            closed: self.closed,
+            ..GroupReport::default()
+        }
+    }
+}
+
+/// Values and how often each was.
+fn recorded(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
+    histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+}

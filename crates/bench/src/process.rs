@@ -1,0 +1,99 @@
+//! Processes under measurement, by the system's own accounting in `/proc`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+/// What a process and its descendants hold and have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// CPU time, user and system.
+    pub(crate) cpu: Duration,
+    /// Anonymous memory in bytes: what programs hold, without what the kernel holds for their sockets.
+    pub(crate) anonymous: u64,
+    /// Resident memory in bytes: the same, and their files.
+    pub(crate) resident: u64,
+}
+
+/// A process and all that descend from it.
+pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+            && let Some(stat) = stat(pid)
+        {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut all: Vec<u32> = roots.to_vec();
+    let mut at = 0;
+    while at < all.len() {
+        for child in children.remove(&all[at]).unwrap_or_default() {
+            if !all.contains(&child) {
+                all.push(child);
+            }
+        }
+        at += 1;
+    }
+    all
+}
+
+/// What these processes hold and have used; those that are gone count nothing.
+pub(crate) fn usage(processes: &[u32]) -> Usage {
+    let mut total = Usage::default();
+    for &pid in processes {
+        if let Some(stat) = stat(pid) {
+            total.cpu += stat.cpu;
+        }
+        if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
+            total.anonymous += field(&status, "RssAnon:");
+            total.resident += field(&status, "VmRSS:");
+        }
+    }
+    total
+}
+
+/// The CPU time of this process.
+pub(crate) fn own_cpu() -> Duration {
+    stat(std::process::id()).map(|stat| stat.cpu).unwrap_or_default()
+}
+
+struct Stat {
+    parent: u32,
+    cpu: Duration,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |n: usize| fields.get(n)?.parse::<u64>().ok();
+    // utime and stime, in ticks of 10 ms (proc(5); USER_HZ is 100 on Linux).
+    let cpu = Duration::from_millis((field(11)? + field(12)?) * 10);
+    Some(Stat { parent: u32::try_from(field(1)?).ok()?, cpu })
+}
+
+/// A line of /proc/PID/status, in bytes.
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{tree, usage};
+
+    #[test]
+    fn this_process_is_found_with_its_child() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let this = std::process::id();
+        let all = tree(&[this]);
+        assert!(all.contains(&this) && all.contains(&child.id()));
+        let used = usage(&all);
+        assert!(used.anonymous > 0 && used.resident >= used.anonymous);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
