@@ -49,7 +49,9 @@ const server = createServer(async (request, response) => {
     answers.push(response)
     if (!publishing) publishAll()
   } else {
-    response.end()
+    // Pushpin's parts take a second to find each other; before that they lose messages, and it closes the streams that
+    // these belong to.
+    response.writeHead(process.uptime() < 3 ? 503 : 200).end()
   }
 })
 
