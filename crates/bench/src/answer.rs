@@ -40,7 +40,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Answer<'_>>, AnswerError> {
     if let Some(header) = find("content-length") {
         let length = number(header.value).ok_or(AnswerError::NotHttp)?;
         let body = bytes.get(begin..begin + length);
-        return Ok(body.map(|body| Answer { status, head, body: Cow::Borrowed(body), length: begin + length }));
+        return Ok(body.map(|body| Answer {
+            status,
+            head,
+            body: Cow::Borrowed(body),
+            length: begin + length,
+        }));
     }
     if find("transfer-encoding").is_none() {
         return Err(AnswerError::NoLength);
@@ -90,7 +95,10 @@ mod tests {
     fn answers_are_taken_whole() {
         let two = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: 7\r\n\r\nokHTTP/1.1 204 No Content\r\n\r\n";
         let first = parse(two).unwrap().unwrap();
-        assert_eq!((first.status, &*first.body, first.header("etag")), (200, &b"ok"[..], Some("7".to_owned())));
+        assert_eq!(
+            (first.status, &*first.body, first.header("etag")),
+            (200, &b"ok"[..], Some("7".to_owned()))
+        );
         assert_eq!(parse(&two[first.length..]).unwrap().unwrap().status, 204);
         for end in 0..first.length {
             assert!(parse(&two[..end]).unwrap().is_none(), "{end}");

@@ -7,7 +7,7 @@ pub const MARK: &str = "@@";
 
 /// One event, as its payload tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// The number of its channel.
     pub channel: u32,
     /// Its place among the channel's events, from 0.
@@ -32,7 +32,7 @@ const LONGEST: usize = 10 + 20 + 20 + 3;
 
 impl Stamp {
     /// Appends the payload, filled up to `size` bytes; never less than the stamp itself takes.
-    pub fn write(&self, size: usize, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, size: usize, out: &mut Vec<u8>) {
         let begin = out.len();
         // Writing to memory doesn't fail.
         let _ = write!(out, "{MARK}{} {} {} ", self.channel, self.sequence, self.due);

@@ -74,8 +74,8 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { parent: u32::try_from(field(1)?).ok()?, cpu })
 }
 
-/// A line of /proc/PID/status, in bytes.
-fn field(status: &str, name: &str) -> u64 {
+/// A line of /proc/PID/status or /proc/meminfo, in bytes.
+pub(crate) fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024

@@ -20,11 +20,6 @@ impl Schedule {
     pub(crate) fn due(&self, event: u64) -> u64 {
         self.begin + (event as f64 * 1e6 / self.rate).round() as u64
     }
-
-    /// When it is over.
-    pub(crate) fn end(&self) -> u64 {
-        self.due(self.events)
-    }
 }
 
 #[cfg(test)]
@@ -36,7 +31,7 @@ mod tests {
         let schedule = Schedule::new(1000, 3.0, 2.0);
         let due: Vec<u64> = (0..schedule.events).map(|event| schedule.due(event)).collect();
         assert_eq!(due, [1000, 334_333, 667_667, 1_001_000, 1_334_333, 1_667_667]);
-        assert_eq!(schedule.end(), 2_001_000);
+        assert_eq!(schedule.due(schedule.events), 2_001_000);
     }
 
     #[test]

@@ -97,6 +97,28 @@ Reports all mistakes together, each with its file and line (or the name in the e
 
 {EXIT_CODES}"))]
     Check(Configured),
+    /// Measure how fast events are pushed, on this machine
+    #[command(after_help = format!("Examples:
+  tidings bench
+      A server is started for each scenario, with its log in memory, and ended after it.
+  tidings bench --scenario fan-out --subscribers 10000 --rate 20 --json -
+  tidings bench --server-cpus 0 --client-cpus 1 --svg plots --markdown results.md
+      Server and clients on different processors, plots and a document of it all.
+  tidings bench --target bench/peers/nchan/target.toml --target tidings --scenario backlog-32
+      Side by side: ratios are against the first. bench/README.md says how a target is described.
+  tidings bench --url http://127.0.0.1:4600 --scenario latency-1
+      A Tidings server that runs already.
+  tidings bench --classic --target bench/peers/websocket/target.toml --target tidings
+      The table that tutorials show: memory, CPU and latency at 1,000 connections.
+
+Latency counts from when an event was meant to be sent. Every subscriber counts its events and one in a hundred reads
+each of them: an event that is missing, doubled or out of order fails the run.
+
+{EXIT_CODES}"))]
+    Bench(Bench),
+    /// A client process of `bench`, which starts it
+    #[command(hide = true)]
+    BenchClients,
     /// Print completions for a shell
     #[command(after_help = "Examples:
   tidings completions bash > ~/.local/share/bash-completion/completions/tidings
@@ -300,6 +322,71 @@ pub(crate) struct Grants {
     /// May look at and manage everything
     #[arg(long)]
     pub(crate) admin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What to measure (repeatable); --list says what there is
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scenario: Vec<String>,
+    /// Every scenario
+    #[arg(long, conflicts_with = "scenario")]
+    pub(crate) all: bool,
+    /// Say what scenarios there are
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// A server that a file describes, or `tidings` (repeatable) [default: tidings]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) target: Vec<String>,
+    /// A Tidings server that runs already
+    #[arg(long, value_name = "URL", conflicts_with = "target")]
+    pub(crate) url: Option<String>,
+    /// Token or API key for --url; better in TIDINGS_TOKEN, for others see what is typed
+    #[arg(long, value_name = "TOKEN", env = "TIDINGS_TOKEN", hide_env_values = true, hide_env = true)]
+    pub(crate) token: Option<String>,
+    /// How many subscribers [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) subscribers: Option<u32>,
+    /// Events a second [default: 10]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Bytes of an event's data
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) size: u32,
+    /// For how long events are published, in seconds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// How often each scenario is run; the medians count
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// The processors that servers run on, like 0 or 0-3 (takes `taskset`)
+    #[arg(long, value_name = "CPUS")]
+    pub(crate) server_cpus: Option<String>,
+    /// The processors that clients run on
+    #[arg(long, value_name = "CPUS")]
+    pub(crate) client_cpus: Option<String>,
+    /// Also write the results as JSON; - is the standard output, in place of the tables
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Also write plots (SVG) into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write a document (Markdown), with the plots if --svg is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// The classic table: memory, CPU and latency at 1,000 connections
+    #[arg(long, conflicts_with_all = ["scenario", "all"])]
+    pub(crate) classic: bool,
+    /// Fail when a connection costs the server more memory of its own than this
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_memory: Option<f64>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("a number from 0.1 to 1000000".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The `tidings` command.
 
 mod args;
+mod bench;
 mod check;
 mod config;
 mod date;
@@ -34,6 +35,11 @@ fn run(command: Command) -> Result<()> {
         Command::Token(args) => token::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchClients => {
+            descriptors::raise(None);
+            Ok(tidings_bench::agent::run()?)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tidings", &mut script);

@@ -6,6 +6,7 @@ use memchr::memmem::Finder;
 use super::message::{Connect, GroupReport, Report, Wire};
 use super::reader::Reader;
 use super::since;
+use crate::clients::histogram;
 use crate::clock;
 use crate::payload::MARK;
 use crate::scan::Violations;
@@ -61,14 +62,6 @@ impl Default for Group {
     }
 }
 
-/// From 1 µs to as much as it takes, with three digits.
-fn histogram() -> Histogram<u64> {
-    match Histogram::new(3) {
-        Ok(histogram) => histogram,
-        Err(_) => unreachable!("three digits are allowed"),
-    }
-}
-
 impl Group {
     /// Begins to connect; subscribers that there are already stay.
     pub(super) fn connect(&mut self, plan: Connect) {
@@ -113,7 +106,7 @@ impl Group {
     /// A subscriber has its first bytes.
     pub(super) fn opened(&mut self, began: u64) {
         self.opened += 1;
-        self.opening.saturating_record(since(began));
+        let _ = self.opening.record(since(began));
     }
 
     /// The report that all are connected, once.

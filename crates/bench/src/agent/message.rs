@@ -21,8 +21,6 @@ pub(crate) enum Order {
     Collect { published: Vec<u64> },
     /// The subscribers of a group read no more; answered with `Begun`.
     Stall { group: usize },
-    /// The subscribers of a group leave; answered with `Begun`.
-    Close { group: usize },
 }
 
 /// Subscribers to connect.

@@ -131,12 +131,6 @@ impl Agent {
                 self.readers.iter_mut().filter(|reader| reader.group == group).for_each(Reader::stall);
                 say(&Report::Begun)
             }
-            Order::Close { group } => {
-                for reader in self.readers.iter_mut().filter(|reader| reader.group == group) {
-                    reader.close(self.poll.registry());
-                }
-                say(&Report::Begun)
-            }
         }
     }
 

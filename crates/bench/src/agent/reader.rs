@@ -146,7 +146,7 @@ impl Reader {
             let now = clock::now();
             let latencies = &mut group.latencies;
             checker.read(bytes, &mut group.violations, |stamp| {
-                latencies.saturating_record(now.saturating_sub(stamp.due));
+                let _ = latencies.record(now.saturating_sub(stamp.due));
             });
         }
     }
@@ -172,7 +172,8 @@ impl Reader {
                 failed = true;
                 break;
             }
-            let values: Vec<_> = group.wire(self).cursor.iter().map(|cursor| value_of(cursor, &answer)).collect();
+            let values: Vec<_> =
+                group.wire(self).cursor.iter().map(|cursor| value_of(cursor, &answer)).collect();
             for (old, new) in polling.cursors.iter_mut().zip(values) {
                 *old = new.or(old.take());
             }
@@ -221,6 +222,9 @@ impl Reader {
 
     pub(super) fn begin(&mut self) {
         self.counted = 0;
+        if let Some(checker) = &mut self.checker {
+            **checker = Checker::new();
+        }
     }
 
     pub(super) fn stall(&mut self) {
@@ -231,14 +235,6 @@ impl Reader {
 
     pub(super) fn is_stalled(&self) -> bool {
         self.state == State::Stalled
-    }
-
-    pub(super) fn close(&mut self, registry: &Registry) {
-        if self.state != State::Closed {
-            let _ = registry.deregister(&mut self.socket);
-            let _ = self.socket.shutdown(std::net::Shutdown::Both);
-            self.state = State::Closed;
-        }
     }
 }
 
@@ -271,8 +267,10 @@ fn open(address: SocketAddr, source: Option<IpAddr>, head: &[u8]) -> Result<TcpS
         Ok(TcpStream::from_std(socket))
     };
     connect().map_err(|error: std::io::Error| match error.raw_os_error() {
-        Some(24) => "no more descriptors: `ulimit -Hn` says how many a process may have; take fewer --subscribers"
-            .to_owned(),
+        Some(24) => {
+            "no more descriptors: `ulimit -Hn` says how many a process may have; take fewer --subscribers"
+                .to_owned()
+        }
         Some(99) => format!("no more ports to connect to {address} from: take fewer --subscribers"),
         _ => format!("a subscriber can't connect to {address}: {error}"),
     })

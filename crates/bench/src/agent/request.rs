@@ -72,7 +72,10 @@ mod tests {
             cursor,
         };
         let first = String::from_utf8(head(&wire, Transport::LongPolling, &[None, None])).unwrap();
-        assert!(first.starts_with("GET /sub HTTP/1.1\r\nHost: localhost:1\r\n") && first.ends_with("X: y\r\n\r\n"));
+        assert!(
+            first.starts_with("GET /sub HTTP/1.1\r\nHost: localhost:1\r\n")
+                && first.ends_with("X: y\r\n\r\n")
+        );
         let cursors = [Some("7".to_owned()), Some("abc".to_owned())];
         let next = String::from_utf8(head(&wire, Transport::LongPolling, &cursors)).unwrap();
         assert!(next.starts_with("GET /sub?after=abc HTTP/1.1\r\n") && next.contains("If-None-Match: 7\r\n"));

@@ -46,12 +46,7 @@ struct Channel {
 
 impl Checker {
     pub(crate) fn new() -> Checker {
-        Checker {
-            mark: memmem::Finder::new(MARK),
-            inside: false,
-            carry: Vec::new(),
-            channels: Vec::new(),
-        }
+        Checker { mark: memmem::Finder::new(MARK), inside: false, carry: Vec::new(), channels: Vec::new() }
     }
 
     /// Takes what was read. Each event that begins in it is shown to `see`.

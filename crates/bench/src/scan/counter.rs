@@ -25,7 +25,8 @@ impl Counter {
             count += 1;
             from += at + needle.len();
         }
-        self.matched = self.beginning_at_the_end(needle, &rest[from..], rest.len() == bytes.len() && from == 0);
+        self.matched =
+            self.beginning_at_the_end(needle, &rest[from..], rest.len() == bytes.len() && from == 0);
         count
     }
 
@@ -74,7 +75,8 @@ mod tests {
                 for second in first..=text.len() {
                     let mut counter = Counter::default();
                     let pieces = [&text[..first], &text[first..second], &text[second..]];
-                    let count: u64 = pieces.iter().map(|piece| counter.count(&finder, piece.as_bytes())).sum();
+                    let count: u64 =
+                        pieces.iter().map(|piece| counter.count(&finder, piece.as_bytes())).sum();
                     assert_eq!(count, expected, "{mark:?} in {pieces:?}");
                 }
             }
