@@ -18,6 +18,27 @@ pub(crate) struct Followed {
     pub(crate) complete_from: u64,
 }
 
+impl Followed {
+    /// The place in `recent` of the first entry that comes at an index or after it. Whoever is behind is mostly behind
+    /// by the newest few, so those are looked at first.
+    pub(crate) fn first_from(&self, index: u64) -> usize {
+        let recent = &self.recent;
+        let (mut first, mut end) = (0, recent.len());
+        while let Some(at) = end.checked_sub((recent.len() - end).max(1)) {
+            if recent[at] < index {
+                first = at + 1;
+                break;
+            }
+            end = at;
+        }
+        while first < end {
+            let middle = usize::midpoint(first, end);
+            if recent[middle] < index { first = middle + 1 } else { end = middle }
+        }
+        first
+    }
+}
+
 /// The place of a view in the index, valid as long as the view has a member.
 pub(crate) type ViewId = u32;
 
@@ -223,6 +244,19 @@ mod tests {
             index.lookup(&channel, &mut found);
             prop_assert_eq!(found.len(), expected.len());
             prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn the_first_entry_from_an_index_on_is_found() {
+        for length in [0, 1, 2, 3, 4, 7, 8, 100] {
+            let recent: VecDeque<u64> = (0..length).map(|n| n * 2).collect();
+            let followed =
+                Followed { view: view("a"), members: Vec::new(), recent: recent.clone(), complete_from: 0 };
+            for index in 0..length * 2 + 2 {
+                let expected = recent.partition_point(|entry| *entry < index);
+                assert_eq!(followed.first_from(index), expected, "{index} of {length}");
+            }
         }
     }
 

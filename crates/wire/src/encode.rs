@@ -329,7 +329,7 @@ fn put_json_string(out: &mut dyn Sink, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.put(b"\"");
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\') {
+    while let Some(at) = next_escaped(rest) {
         out.put(&rest[..at]);
         match rest[at] {
             b'"' => out.put(b"\\\""),
@@ -343,6 +343,15 @@ fn put_json_string(out: &mut dyn Sink, text: &str) {
     }
     out.put(rest);
     out.put(b"\"");
+}
+
+/// Where the first byte is that a JSON string escapes. Sixteen are looked at together, without a branch for each.
+fn next_escaped(text: &[u8]) -> Option<usize> {
+    let escaped = |b: u8| b < 0x20 || b == b'"' || b == b'\\';
+    let (chunks, _) = text.as_chunks::<16>();
+    let any = |chunk: &[u8; 16]| chunk.iter().fold(false, |any, b| any | escaped(*b));
+    let plain = 16 * chunks.iter().position(any).unwrap_or(chunks.len());
+    text[plain..].iter().position(|b| escaped(*b)).map(|at| plain + at)
 }
 
 /// A JSON value as it stands. It is one line already ([`Data::Json`]); were it not, a line end outside of strings is
@@ -476,6 +485,21 @@ mod tests {
         );
         check(Control::Position, None, "event: tidings:position\ndata: {}\n");
         check(Control::Drain, Some(4242), "event: tidings:drain\nretry: 4242\ndata: {}\n");
+    }
+
+    #[test]
+    fn a_byte_is_escaped_wherever_it_is() {
+        for length in 0..50 {
+            let plain = "x".repeat(length);
+            assert_eq!(next_escaped(plain.as_bytes()), None);
+            for (at, byte) in (0..length).zip([b'"', b'\\', 0, 0x1f].into_iter().cycle()) {
+                let mut text = plain.clone().into_bytes();
+                text[at] = byte;
+                text[length - 1] = byte;
+                assert_eq!(next_escaped(&text), Some(at), "{byte} at {at} of {length}");
+            }
+        }
+        assert_eq!(next_escaped("ä\u{7f}\u{80}\u{2028} ~".repeat(20).as_bytes()), None);
     }
 
     #[test]

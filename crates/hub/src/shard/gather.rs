@@ -35,13 +35,10 @@ impl Shard {
                 .all(|followed| followed.complete_from <= mark.from)
         };
         let to = match mark.behind {
-            Behind::Through(view) => {
-                let recent = self.index.get(view).map(|followed| &followed.recent);
-                recent.map_or(end, |recent| {
-                    let first = recent.partition_point(|index| *index < mark.from);
-                    gather.all(recent.range(first..).copied(), end)
-                })
-            }
+            Behind::Through(view) => self.index.get(view).map_or(end, |followed| {
+                let first = followed.first_from(mark.from);
+                gather.all(followed.recent.range(first..).copied(), end)
+            }),
             _ if lists(&subscriber.views) => {
                 let merged = Merge::new(&self.index, &subscriber.views, mark.from, &mut self.merge);
                 gather.all(merged, end)
@@ -215,7 +212,7 @@ impl<'a> Merge<'a> {
         lists.clear();
         for membership in views {
             let Some(followed) = index.get(membership.view) else { continue };
-            let first = followed.recent.partition_point(|index| *index < from);
+            let first = followed.first_from(from);
             if let Some(head) = followed.recent.get(first) {
                 lists.push(Recent { view: membership.view, next: first + 1, head: *head });
             }
