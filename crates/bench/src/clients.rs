@@ -148,6 +148,8 @@ impl Clients {
 
     /// Whether to be told how many events the average subscriber of the first group has.
     pub(crate) fn watch(&mut self, watching: bool) -> Result<(), BenchError> {
+        // What was said of a round before.
+        while self.agents[0].reports.try_recv().is_ok() {}
         self.agents.iter_mut().try_for_each(|agent| agent.order(&Order::Watch(watching)))
     }
 

@@ -155,8 +155,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
-        let all = process::tree(&self.processes);
-        // Those that have left the group are killed by their ids.
+        // Its own descendants, never a process that only a file or a person named. Those that have left the group are
+        // killed by their ids.
+        let all = process::tree(&[child.id()]);
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let _ = group.map(|group| kill_process_group(group, Signal::KILL));
         for pid in all.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {

@@ -94,7 +94,9 @@ impl Group {
             self.next = (self.next.0 + 1, 0);
         }
         // In the middle of each so many, as a server may serve whoever came first first.
-        let every = plan.check_every as u64;
+        let all: usize = plan.wires.iter().map(|wire| wire.count).sum();
+        // Of a few, one at least.
+        let every = plan.check_every.min(all) as u64;
         let checks = plan.mark == MARK && every > 0 && self.connected % every == every / 2;
         let place = Place { wire: self.next.0 as u32, checks };
         self.next.1 += 1;

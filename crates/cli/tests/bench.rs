@@ -1,0 +1,176 @@
+//! `tidings bench`, with this server and with servers that do it wrong.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use harness::{run, stderr, stdout_of, tidings};
+use serde_json::Value;
+
+mod harness;
+
+#[test]
+fn a_short_run_measures_and_checks_this_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let (svg, document) = (folder.path().join("plots"), folder.path().join("results.md"));
+    let out = stdout_of(
+        tidings()
+            .args(["bench", "--scenario", "fan-out", "--scenario", "channels", "--scenario", "load"])
+            .args(["--subscribers", "100", "--seconds", "1", "--json", "-", "--svg"])
+            .arg(&svg)
+            .arg("--markdown")
+            .arg(&document),
+    );
+    let results: Value = serde_json::from_str(&out).unwrap();
+    let runs = results["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 3);
+    for run in runs {
+        assert_eq!(run["failed"], Value::Null, "{run}");
+        assert_eq!(run["violations"], serde_json::json!([]), "{run}");
+        let figure = |name: &str| {
+            let figures = run["figures"].as_array().unwrap().iter();
+            figures.clone().find(|figure| figure["name"] == name).and_then(|figure| figure["value"].as_f64())
+        };
+        assert!(figure("deliveries").unwrap() > 0.0 && figure("latency p99").unwrap() > 0.0, "{run}");
+    }
+    assert!(svg.join("load.latency-over-load.svg").exists());
+    assert!(std::fs::read_to_string(document).unwrap().contains("](plots/load.latency-over-load.svg)"));
+}
+
+#[test]
+fn publishing_and_replay_are_measured() {
+    let out = stdout_of(tidings().args([
+        "bench",
+        "--scenario",
+        "publish",
+        "--scenario",
+        "batches",
+        "--scenario",
+        "durable",
+        "--scenario",
+        "storm",
+        "--scenario",
+        "backlog-4",
+        "--scenario",
+        "users",
+        "--subscribers",
+        "1000",
+        "--seconds",
+        "1",
+    ]));
+    for scenario in ["publish", "batches", "durable", "storm", "backlog-4", "users"] {
+        assert!(out.contains(&format!("{scenario}: ")), "{out}");
+    }
+}
+
+#[test]
+fn what_can_t_be_measured_is_said() {
+    for (arguments, code, what) in [
+        (&["--scenario", "fast"][..], 2, "there is no scenario \"fast\""),
+        (&["--target", "/nowhere.toml"], 2, "/nowhere.toml can't be read"),
+        (&["--url", "nowhere"], 2, "--url"),
+        (&["--url", "http://127.0.0.1:9", "--scenario", "latency-1"], 1, "does not answer at 127.0.0.1:9"),
+    ] {
+        let output = run(tidings().arg("bench").args(arguments));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(stderr(&output).contains(what), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+/// A server that sends each event as often as it is told, in an order it is told.
+fn faulty(send: fn(number: usize, event: &str) -> Vec<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let subscribers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let subscribers = subscribers.clone();
+            thread::spawn(move || answer(socket, &subscribers, send));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer(
+    mut socket: TcpStream,
+    subscribers: &Mutex<Vec<TcpStream>>,
+    send: fn(number: usize, event: &str) -> Vec<String>,
+) {
+    let mut bytes = Vec::new();
+    let mut number = 0;
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            let mut piece = [0; 4096];
+            match socket.read(&mut piece) {
+                Ok(length @ 1..) => bytes.extend_from_slice(&piece[..length]),
+                _ => return,
+            }
+            continue;
+        };
+        if head.starts_with("GET /events") {
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n:ok\n\n").unwrap();
+            subscribers.lock().unwrap().push(socket);
+            return;
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let length: usize = length.map_or(0, |length| length.parse().unwrap());
+        if body.len() < length {
+            let mut piece = [0; 4096];
+            match socket.read(&mut piece) {
+                Ok(length @ 1..) => bytes.extend_from_slice(&piece[..length]),
+                _ => return,
+            }
+            continue;
+        }
+        for event in send(number, &body[..length]) {
+            for subscriber in subscribers.lock().unwrap().iter_mut() {
+                let _ = subscriber.write_all(format!("data: {event}\n\n").as_bytes());
+            }
+        }
+        number += 1;
+        bytes.drain(..head.len() + 4 + length);
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_loses_or_doubles_events_fails_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let measure = |name: &str, url: &str| {
+        let file = folder.path().join(format!("{name}.toml"));
+        let target = format!(
+            "name = \"{name}\"\nurl = \"{url}\"\nsubscribe = \"/events/{{channel}}\"\n[publish]\npath = \"/publish\"\n"
+        );
+        std::fs::write(&file, target).unwrap();
+        let arguments =
+            ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
+        run(tidings().args(arguments).arg(&file))
+    };
+    let honest = measure("honest", &faulty(|_, event| vec![event.to_owned()]));
+    assert_eq!(honest.status.code(), Some(0), "{}", stderr(&honest));
+    // What is lost is waited for.
+    for (name, url, what) in [
+        (
+            "lossy",
+            faulty(|number, event| if number == 4 { vec![] } else { vec![event.to_owned()] }),
+            "missing",
+        ),
+        ("doubling", faulty(|number, event| vec![event.to_owned(); 1 + usize::from(number == 4)]), "doubled"),
+        (
+            // One event in place of another: the counts are right.
+            "swapping",
+            faulty(|number, event| match number {
+                4 => vec![],
+                5 => vec![event.to_owned(); 2],
+                _ => vec![event.to_owned()],
+            }),
+            "doubled",
+        ),
+    ] {
+        let output = measure(name, &url);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(stderr(&output).contains(what), "{name}: {}", stderr(&output));
+    }
+}
