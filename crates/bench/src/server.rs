@@ -27,7 +27,7 @@ pub(crate) struct Server {
     pub(crate) base: String,
     pub(crate) ports: [u16; 3],
     /// Held for its files.
-    _tmp: tempfile::TempDir,
+    tmp: tempfile::TempDir,
 }
 
 impl Server {
@@ -49,7 +49,7 @@ impl Server {
                     address,
                     base: base.clone(),
                     ports: [port; 3],
-                    _tmp: tmp,
+                    tmp,
                 }
             }
             Origin::Command(command) => {
@@ -67,6 +67,12 @@ impl Server {
                     process.env(name, ports[value].to_string());
                 }
                 process.env("TMP", &path);
+                // What the user has set for a server of their own is not for this one.
+                for (name, _) in
+                    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDINGS_"))
+                {
+                    process.env_remove(name);
+                }
                 process.envs(command.env.iter().map(|(name, value)| (name, value.fill(&values))));
                 let child = process.spawn().map_err(|error| failed(format!("{:?}: {error}", argv[0])))?;
                 Server {
@@ -75,7 +81,7 @@ impl Server {
                     address: SocketAddr::from(([127, 0, 0, 1], ports[0])),
                     base: String::new(),
                     ports,
-                    _tmp: tmp,
+                    tmp,
                 }
             }
         };
@@ -118,7 +124,7 @@ impl Server {
 
     /// The end of what it printed.
     fn output(&self) -> String {
-        let text = fs::read(self._tmp.path().join("output")).unwrap_or_default();
+        let text = fs::read(self.tmp.path().join("output")).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(500)..]).trim().to_owned()
     }
 

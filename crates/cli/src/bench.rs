@@ -213,7 +213,7 @@ fn judge(args: &args::Bench, results: &Results) -> Result<()> {
     }
     if !any {
         bail!(Usage(
-            "--max-memory takes a scenario that measures it, with 1,000 subscribers or more".to_owned()
+            "--max-memory takes a scenario that measures it, with 5,000 subscribers or more".to_owned()
         ));
     }
     Ok(())

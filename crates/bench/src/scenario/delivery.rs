@@ -18,6 +18,8 @@ use crate::target::Target;
 const CHANNELS: u32 = 100;
 /// Channels of a subscriber that has several.
 const SEVERAL: u32 = 5;
+/// With so many subscribers what a server makes once no longer counts; `idle` has the slope.
+const MANY: usize = 5000;
 /// Users that events are sent to.
 const USERS: usize = 1000;
 
@@ -257,7 +259,7 @@ fn delivered(setting: &Setting<'_>, plan: Plan, check_every: usize) -> Result<(R
     let memory = server.usage();
     let (group, used) = setting.open_loop(&server, &mut clients, &plan.load)?;
     let mut figures = delivery_figures(&server, &group, &used);
-    if server.is_accounted() && subscribers >= 1000 {
+    if server.is_accounted() && subscribers >= MANY {
         let each = memory.anonymous.saturating_sub(empty) as f64 / subscribers as f64;
         figures.push(Figure::lower("memory a connection", each, Unit::Bytes));
     }

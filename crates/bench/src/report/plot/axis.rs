@@ -17,7 +17,7 @@ impl Axis {
         for value in values.filter(|value| value.is_finite()) {
             (least, most) = (least.min(value), most.max(value));
         }
-        if least > 0.0 && most / least > 100.0 {
+        if least > 0.0 && most / least >= 100.0 {
             let (low, high) = (10f64.powf(least.log10().floor()), 10f64.powf(most.log10().ceil()));
             return Axis { low, high, logarithmic: true, from, to };
         }
