@@ -6,7 +6,7 @@ use super::table::{aligned, remarks, shown};
 use crate::results::Results;
 
 /// Its columns.
-const COLUMNS: [&str; 5] = ["memory", "memory a connection", "CPU", "latency p50", "latency p99"];
+const COLUMNS: [&str; 4] = ["memory", "CPU", "latency p50", "latency p99"];
 
 /// The classic table as text.
 pub fn classic(results: &Results) -> String {
@@ -58,6 +58,6 @@ mod tests {
             text.contains("SSE") && text.contains("49.6 MiB") && text.contains("- x: FAILED: no"),
             "{text}"
         );
-        assert!(classic_markdown(&results()).contains("| Tidings | SSE | 49.6 MiB | - | 12 % |"));
+        assert!(classic_markdown(&results()).contains("| Tidings | SSE | 49.6 MiB | 12 % |"));
     }
 }
