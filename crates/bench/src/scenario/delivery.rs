@@ -30,24 +30,24 @@ struct Plan {
     load: Load,
 }
 
+impl Plan {
+    /// One channel that all follow.
+    fn one_channel(title: String, subscribers: usize, rate: f64, seconds: f64, sizes: Vec<usize>) -> Plan {
+        let receivers = vec![subscribers as u64];
+        let load = Load { rate, seconds, channels: 1, sizes, receivers };
+        Plan { title, following: vec![following(subscribers, vec![0])], load }
+    }
+}
+
 pub(super) fn fan_out(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let settings = setting.settings;
     let (subscribers, rate, size) = (settings.subscribers, settings.rate, settings.size);
-    let plan = Plan {
-        title: format!(
-            "{} subscribers of one channel, {rate} events/s of {size} bytes, {} s",
-            spelled(subscribers),
-            settings.seconds
-        ),
-        following: vec![following(subscribers, vec![0])],
-        load: Load {
-            rate,
-            seconds: settings.seconds,
-            channels: 1,
-            sizes: vec![size],
-            receivers: vec![subscribers as u64],
-        },
-    };
+    let title = format!(
+        "{} subscribers of one channel, {rate} events/s of {size} bytes, {} s",
+        spelled(subscribers),
+        settings.seconds
+    );
+    let plan = Plan::one_channel(title, subscribers, rate, settings.seconds, vec![size]);
     measured(setting, plan)
 }
 
@@ -137,22 +137,13 @@ pub(super) fn sizes(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let settings = setting.settings;
     let subscribers = (settings.subscribers / 10).max(1);
     let sizes = [64, 256, 1024, 200, 64, 4096, 512, 16_384, 128, 65_536];
-    let plan = Plan {
-        title: format!(
-            "{} subscribers of one channel, {} events/s of 64 bytes to 64 KiB in turn, {} s",
-            spelled(subscribers),
-            settings.rate,
-            settings.seconds
-        ),
-        following: vec![following(subscribers, vec![0])],
-        load: Load {
-            rate: settings.rate,
-            seconds: settings.seconds,
-            channels: 1,
-            sizes: sizes.to_vec(),
-            receivers: vec![subscribers as u64],
-        },
-    };
+    let title = format!(
+        "{} subscribers of one channel, {} events/s of 64 bytes to 64 KiB in turn, {} s",
+        spelled(subscribers),
+        settings.rate,
+        settings.seconds
+    );
+    let plan = Plan::one_channel(title, subscribers, settings.rate, settings.seconds, sizes.to_vec());
     measured(setting, plan)
 }
 
@@ -166,22 +157,13 @@ pub(super) fn latency_1000(setting: &Setting<'_>) -> Result<Run, BenchError> {
 
 fn latency(setting: &Setting<'_>, subscribers: usize, rate: f64) -> Result<Run, BenchError> {
     let settings = setting.settings;
-    let plan = Plan {
-        title: format!(
-            "{} subscribers of one channel, {rate} events/s of {} bytes, {} s; all of them are timed",
-            spelled(subscribers),
-            settings.size,
-            settings.seconds
-        ),
-        following: vec![following(subscribers, vec![0])],
-        load: Load {
-            rate,
-            seconds: settings.seconds,
-            channels: 1,
-            sizes: vec![settings.size],
-            receivers: vec![subscribers as u64],
-        },
-    };
+    let title = format!(
+        "{} subscribers of one channel, {rate} events/s of {} bytes, {} s; all of them are timed",
+        spelled(subscribers),
+        settings.size,
+        settings.seconds
+    );
+    let plan = Plan::one_channel(title, subscribers, rate, settings.seconds, vec![settings.size]);
     delivered(setting, plan, 1).map(|(run, _)| run)
 }
 
@@ -194,17 +176,8 @@ pub(super) fn load(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let mut last = None;
     for factor in [1.0, 3.0, 10.0, 30.0, 100.0] {
         let rate = settings.rate * factor;
-        let plan = Plan {
-            title: String::new(),
-            following: vec![following(subscribers, vec![0])],
-            load: Load {
-                rate,
-                seconds: (settings.seconds / 2.0).max(1.0),
-                channels: 1,
-                sizes: vec![settings.size],
-                receivers: vec![subscribers as u64],
-            },
-        };
+        let seconds = (settings.seconds / 2.0).max(1.0);
+        let plan = Plan::one_channel(String::new(), subscribers, rate, seconds, vec![settings.size]);
         let (run, used) = delivered(setting, plan, CHECK_EVERY)?;
         for (quantile, points) in &mut lines {
             points.extend(run.figure(&format!("latency {quantile}")).map(|value| (rate, value)));
