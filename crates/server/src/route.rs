@@ -278,8 +278,7 @@ impl<'a> Fields<'a> {
                 6 if header.name.eq_ignore_ascii_case("expect") => fields.plain = false,
                 7 if header.name.eq_ignore_ascii_case("upgrade") => fields.plain = false,
                 12 if header.name.eq_ignore_ascii_case("content-type") => {
-                    fields.plain &=
-                        memchr::memmem::find(header.value, b"json").is_none() || is_json(header.value);
+                    fields.plain &= !is_lines(header.value);
                 }
                 _ => {}
             }
@@ -304,10 +303,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a content type is the plainest one of JSON; what else has `json` in its name may be a stream of lines.
-fn is_json(value: &[u8]) -> bool {
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+/// Whether a body of this content type is a stream of lines (NDJSON), each published as it arrives.
+pub(crate) fn is_lines(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    [&b"application/x-ndjson"[..], b"application/ndjson"]
+        .iter()
+        .any(|lines| essence.eq_ignore_ascii_case(lines))
 }
 
 /// RFC 9110, 7.2: `uri-host [ ":" port ]`, with the characters of RFC 3986, 3.2.2. No user, no list, not empty.
@@ -481,6 +482,25 @@ mod tests {
     }
 
     const HOST: &str = "Host: a\r\n";
+
+    #[test]
+    fn a_small_publish_is_the_listeners_unless_it_is_a_stream_of_lines() {
+        for (headers, direct) in [
+            ("", true),
+            ("Content-Type: application/json; charset=utf-8\r\n", true),
+            ("Content-Type: application/cloudevents+json\r\n", true),
+            ("Content-Type: application/x-ndjson\r\n", false),
+            ("Content-Type: Application/X-NDJSON; a=b\r\n", false),
+            ("Content-Type: application/ndjson\r\n", false),
+            ("Expect: 100-continue\r\n", false),
+            ("Connection: close\r\n", false),
+            ("Connection: Keep-Alive\r\n", true),
+        ] {
+            let text = format!("POST /publish HTTP/1.1\r\n{HOST}{headers}Content-Length: 1\r\n\r\n");
+            let route = read(&text).unwrap().unwrap().route;
+            assert_eq!(matches!(route, Route::Publish(_, 1)), direct, "{headers}");
+        }
+    }
 
     #[test]
     fn a_stream_is_told_from_the_rest() {

@@ -34,7 +34,7 @@ pub(super) fn storm(setting: &Setting<'_>) -> Result<Run, BenchError> {
     }
     publisher.finish()?;
     clients.connect(&server, setting.target, 0, &[following(LIVE, vec![0])], 1)?;
-    let quiet = live(setting, &server, &mut clients, || Ok(()))?.0;
+    let quiet = live(setting, &server, &mut clients, || Ok(()))?;
     (setting.say)("everybody comes back");
     let mut replayed = (0.0, 0.0);
     let back =
@@ -44,7 +44,7 @@ pub(super) fn storm(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let mut violations = Vec::new();
     let (target, server) = (setting.target, &server);
     let lacking = LACKING * settings.subscribers as u64;
-    let (busy, ()) = live(setting, server, &mut clients, || {
+    let busy = live(setting, server, &mut clients, || {
         let (cpu, began) = (server.usage().cpu, Instant::now());
         returning.connect(server, target, 0, &[back], CHECK_EVERY)?;
         returning.settle(0, lacking, SETTLED)?;
@@ -84,7 +84,7 @@ fn live(
     server: &Server,
     clients: &mut Clients,
     meanwhile: impl FnOnce() -> Result<(), BenchError> + Send,
-) -> Result<(Group, ()), BenchError> {
+) -> Result<Group, BenchError> {
     let load = Load {
         rate: RATE,
         seconds: setting.settings.seconds,
@@ -97,7 +97,7 @@ fn live(
         let quiet = Setting { say: &|_| {}, ..*setting };
         let group = quiet.open_loop(server, clients, &load).map(|(group, _)| group)?;
         match other.join() {
-            Ok(done) => done.map(|()| (group, ())),
+            Ok(done) => done.map(|()| group),
             Err(_) => Err(BenchError::Clients("a thread of the benchmark panicked".to_owned())),
         }
     })

@@ -13,6 +13,7 @@ use tidings_wire::{Data, Event};
 use self::draft::{BadEvent, Draft, Publication};
 use super::{Call, answer, body, log};
 use crate::auth::Identity;
+use crate::route::is_lines;
 use crate::{Problem, ServerConfig, query};
 
 /// What a body is read as.
@@ -143,7 +144,7 @@ fn form(headers: &HeaderMap, has_target: bool) -> Result<Form, Problem> {
     let (essence, parameters) =
         content_type.unwrap_or_default().split_once(';').unwrap_or((content_type.unwrap_or_default(), ""));
     let essence = essence.trim().to_ascii_lowercase();
-    let lines = matches!(&*essence, "application/x-ndjson" | "application/ndjson");
+    let lines = is_lines(essence.as_bytes());
     match (lines, has_target) {
         (true, true) => {
             return Err(Problem::bad_request(
