@@ -1,7 +1,8 @@
 //! How a record is written into its row.
 //!
 //! One byte says what follows. [`RUN`]: a CRC and the last sequence of a run of removed records, whose first is the
-//! row's key. [`EVENT`]: a CRC, then epoch, time, flags, targets, what the flags name, and the data to the end. The
+//! row's key. [`EVENT`]: a CRC, then epoch, time, one or two bytes of
+//! flags, targets, what the flags name, and the data to the end. The
 //! CRC is over the row's key too, so that a record in the wrong place is found out. Numbers are LEB128 unless fixed.
 
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use tidings_hub::Timestamp;
 use tidings_hub::log::Record;
 use tidings_wire::{
-    Channel, ClientId, ConnectionId, Data, Epoch, Event, Exclude, Position, Sequence, Targets, UserId,
+    Channel, ClientId, ConnectionId, Data, Epoch, Event, Exclude, Number, Position, Sequence, TagValue, Tags,
+    Targets, UserId,
 };
 
 use crate::error::{Result, StoreError};
@@ -26,8 +28,20 @@ const TTL: u8 = 1 << 3;
 const USER: u8 = 1 << 4;
 const CLIENT: u8 = 1 << 5;
 const CONNECTION: u8 = 1 << 6;
-/// Fields that this version doesn't know.
+/// A second byte of flags follows the first.
 const MORE: u8 = 1 << 7;
+
+const KEY: u8 = 1;
+const TAGS: u8 = 1 << 1;
+const END: u8 = 1 << 2;
+const NOTHING: u8 = 1 << 3;
+/// Flags that this version doesn't know.
+const LATER: u8 = !(KEY | TAGS | END | NOTHING);
+
+const TEXT_TAG: u8 = 0;
+const NUMBER_TAG: u8 = 1;
+const FALSE_TAG: u8 = 2;
+const TRUE_TAG: u8 = 3;
 
 /// What a row holds.
 #[derive(Debug)]
@@ -52,7 +66,16 @@ pub(crate) fn encode_event(out: &mut Vec<u8>, position: Position, time: Timestam
     flags |= flag(event.exclude.user.is_some(), USER);
     flags |= flag(event.exclude.client.is_some(), CLIENT);
     flags |= flag(event.exclude.connection.is_some(), CONNECTION);
-    out.push(flags);
+    let mut more = 0;
+    more |= flag(event.key.is_some(), KEY);
+    more |= flag(!event.tags.is_empty(), TAGS);
+    more |= flag(event.end, END);
+    more |= flag(event.data == Data::Nothing, NOTHING);
+    if more == 0 {
+        out.push(flags);
+    } else {
+        out.extend([flags | MORE, more]);
+    }
     number(out, event.to.channels().len() as u64);
     event.to.channels().iter().for_each(|channel| text(out, channel.as_str()));
     if !event.event.is_default() {
@@ -67,6 +90,12 @@ pub(crate) fn encode_event(out: &mut Vec<u8>, position: Position, time: Timestam
     }
     if let Some(connection) = event.exclude.connection {
         out.extend(connection.0.to_le_bytes());
+    }
+    if let Some(key) = &event.key {
+        text(out, key.as_str());
+    }
+    if !event.tags.is_empty() {
+        put_tags(out, &event.tags);
     }
     out.extend(event.data.as_str().as_bytes());
     seal(out, position.sequence);
@@ -119,7 +148,8 @@ fn event(sequence: Sequence, rest: &[u8]) -> Option<Record> {
     let epoch = Epoch(u32::from_le_bytes(from.array()?));
     let time = Timestamp(from.number()?);
     let [flags] = from.array()?;
-    if flags & MORE != 0 {
+    let [more] = if flags & MORE == 0 { [0] } else { from.array()? };
+    if more & LATER != 0 {
         return None;
     }
     let has = |flag: u8| (flags & flag != 0).then_some(());
@@ -152,9 +182,56 @@ fn event(sequence: Sequence, rest: &[u8]) -> Option<Record> {
             None => None,
         },
     };
+    if more & KEY != 0 {
+        event.key = Some(from.text()?.parse().ok()?);
+    }
+    if more & TAGS != 0 {
+        event.tags = tags(&mut from)?;
+    }
+    event.end = more & END != 0;
     let data = std::str::from_utf8(from.0).ok()?.into();
-    event.data = if has(JSON).is_some() { Data::Json(data) } else { Data::Text(data) };
+    event.data = match has(JSON) {
+        _ if more & NOTHING != 0 => Data::Nothing,
+        Some(()) => Data::Json(data),
+        None => Data::Text(data),
+    };
     Some(Record { position: Position { epoch, sequence }, time, event: Arc::new(event) })
+}
+
+fn put_tags(out: &mut Vec<u8>, tags: &Tags) {
+    number(out, tags.iter().count() as u64);
+    for (name, value) in tags.iter() {
+        text(out, name);
+        match value {
+            TagValue::Text(value) => {
+                out.push(TEXT_TAG);
+                text(out, value);
+            }
+            TagValue::Number(value) => {
+                out.push(NUMBER_TAG);
+                out.extend(value.get().to_le_bytes());
+            }
+            TagValue::Bool(value) => out.push(if *value { TRUE_TAG } else { FALSE_TAG }),
+        }
+    }
+}
+
+fn tags(from: &mut Reader<'_>) -> Option<Tags> {
+    let count = usize::try_from(from.number()?).ok().filter(|count| *count <= Tags::MAX)?;
+    let mut tags = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = from.text()?.into();
+        let [kind] = from.array()?;
+        let value = match kind {
+            TEXT_TAG => TagValue::Text(from.text()?.into()),
+            NUMBER_TAG => TagValue::Number(Number::new(f64::from_le_bytes(from.array()?))?),
+            FALSE_TAG => TagValue::Bool(false),
+            TRUE_TAG => TagValue::Bool(true),
+            _ => return None,
+        };
+        tags.push((name, value));
+    }
+    Tags::new(tags).ok()
 }
 
 fn number(out: &mut Vec<u8>, mut value: u64) {
@@ -223,13 +300,30 @@ mod tests {
                 client: client.map(|id| id.parse().unwrap()),
                 connection: connection.map(ConnectionId),
             });
-        (targets, "[a-z.]{1,9}", any::<String>(), any::<bool>(), any::<[Option<u32>; 2]>(), exclude).prop_map(
-            |(to, event, data, json, [retry, ttl], exclude)| Event {
+        let value = prop_oneof![
+            "[a-z]{0,9}".prop_map(|text| TagValue::Text(text.into())),
+            (-1e9..1e9).prop_map(|number| TagValue::Number(Number::new(number).unwrap())),
+            any::<bool>().prop_map(TagValue::Bool),
+        ];
+        let tags = prop::collection::btree_map("[a-zäß-]{1,9}", value, 0..4).prop_map(|tags| {
+            Tags::new(tags.into_iter().map(|(name, value)| (name.into(), value))).unwrap()
+        });
+        let chosen_by = (prop::option::of("[^\\p{Cc}]{1,9}"), tags, any::<bool>());
+        let said = (any::<String>(), 0..3_u8);
+        (targets, "[a-z.]{1,9}", said, any::<[Option<u32>; 2]>(), exclude, chosen_by).prop_map(
+            |(to, event, (data, form), [retry, ttl], exclude, (key, tags, end))| Event {
                 event: event.parse().unwrap(),
-                data: if json { Data::Json(data.into()) } else { Data::Text(data.into()) },
+                data: match form {
+                    0 => Data::Json(data.into()),
+                    1 => Data::Text(data.into()),
+                    _ => Data::Nothing,
+                },
                 retry,
                 ttl,
                 exclude,
+                key: key.map(|key| key.parse().unwrap()),
+                tags,
+                end,
                 ..Event::new(to, "".into())
             },
         )

@@ -135,6 +135,12 @@ pub enum Control<'a> {
     },
     /// Nothing happened for long: an id to come back with that is not about to expire.
     Position,
+    /// So many events were passed over, of which newer ones with the same keys came.
+    Skipped(u64),
+    /// Who came into the channels and who left, with its data: a JSON object in one line.
+    Presence(&'a str),
+    /// What the stream may see has changed, with its data: a JSON object in one line.
+    Granted(&'a str),
     /// A heartbeat that scripts can see.
     Ping,
     /// There is nothing more to come.
@@ -157,6 +163,9 @@ impl Control<'_> {
             Control::Gap { .. } => "tidings:gap",
             Control::Position => "tidings:position",
             Control::Ping => "tidings:ping",
+            Control::Skipped(_) => "tidings:skipped",
+            Control::Presence(_) => "tidings:presence",
+            Control::Granted(_) => "tidings:granted",
             Control::End => "tidings:end",
             Control::Expired => "tidings:expired",
             Control::Kicked => "tidings:kicked",
@@ -178,7 +187,12 @@ pub fn encode_control(
         put_field(out, b"event: ", control.event_type().as_bytes());
         put_retry(out, retry);
         match control {
-            Control::Open(json) => put_data(out, json),
+            Control::Open(json) | Control::Presence(json) | Control::Granted(json) => put_data(out, json),
+            Control::Skipped(count) => {
+                out.put(b"data: {\"count\":");
+                out.put(Digits::decimal(*count).as_bytes());
+                out.put(b"}\n");
+            }
             Control::Gap { reason, from, to } => put_gap(out, *reason, *from, to),
             // Without data no client would dispatch it (HTML Standard, 9.2.6), and scripts expect JSON.
             _ => put_data(out, "{}"),
@@ -209,6 +223,7 @@ pub fn encode_envelope(
         match &event.data {
             Data::Text(text) => put_json_string(out, text),
             Data::Json(json) => put_json_in_one_line(out, json),
+            Data::Nothing => out.put(b"null"),
         }
         out.put(b",\"time\":");
         out.put(Digits::decimal(time_ms).as_bytes());

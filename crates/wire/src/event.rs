@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Channel, ClientId, UserId};
+use crate::{Channel, ClientId, Key, Tags, UserId};
 
 /// The longest event type, in bytes.
 const LONGEST_TYPE: usize = 256;
@@ -26,6 +26,12 @@ pub struct Event {
     pub store: bool,
     /// Who is not to get it, live or replayed.
     pub exclude: Exclude,
+    /// What it is the newest state of, within its channel.
+    pub key: Option<Key>,
+    /// What filters look at.
+    pub tags: Tags,
+    /// Whether it is the last event of its channels. It has to be kept, or those who come later don't know.
+    pub end: bool,
 }
 
 impl Event {
@@ -44,7 +50,15 @@ impl Event {
             ttl: None,
             store: true,
             exclude: Exclude::default(),
+            key: None,
+            tags: Tags::default(),
+            end: false,
         }
+    }
+
+    /// Whether there is something to be shown: an end may say nothing.
+    pub fn is_shown(&self) -> bool {
+        self.data != Data::Nothing
     }
 }
 
@@ -107,6 +121,8 @@ pub enum Data {
     /// A JSON value that is no string, in one line: compact, its numbers, order and spelling as they came. Whoever
     /// makes it has checked that.
     Json(Arc<str>),
+    /// Nothing, of an end alone: nobody is shown it, but that it was the last.
+    Nothing,
 }
 
 impl Data {
@@ -114,6 +130,7 @@ impl Data {
     pub fn as_str(&self) -> &str {
         match self {
             Data::Text(text) | Data::Json(text) => text,
+            Data::Nothing => "",
         }
     }
 }

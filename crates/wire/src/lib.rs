@@ -8,6 +8,7 @@ mod encode;
 mod event;
 mod name;
 mod parse;
+mod tags;
 
 pub use cursor::{BadCursor, Cursor, CursorKey, Epoch, Position, Sequence};
 pub use encode::{
@@ -19,3 +20,4 @@ pub use event::{
 };
 pub use name::{BadName, Channel, ClientId, Pattern, UserId};
 pub use parse::{Limits, Message, ParseError, Parser};
+pub use tags::{BadKey, BadTags, Key, Number, TagValue, Tags};

@@ -414,6 +414,7 @@ fn read_caps(section: &mut Section<'_>, default: Caps) -> Caps {
             Some(bytes) => Some(section.within("bytes", Size(bytes), sizes).0),
             None => section.find_within("bytes", sizes).map(|size| size.0),
         },
+        state_only: section.get("state_only", default.state_only),
     }
 }
 

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 pub use feed::{Feed, FeedTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
@@ -204,6 +204,12 @@ pub enum AppendError {
     /// The store failed or is out of reach. Nothing of the batch is stored; try again.
     #[error("not stored: {0}")]
     NotStored(String),
+    /// A channel has had its last event. Nothing of the batch is stored, until that event is gone.
+    #[error("the channel {:?} has ended", .0.as_str())]
+    Ended(Channel),
+    /// The idempotency key was used for something else.
+    #[error("the idempotency key was used before, for something else")]
+    KeyReused,
     /// The store failed in between. The batch may or may not be stored.
     #[error("it is not known whether it was stored: {0}")]
     Unknown(String),
@@ -225,6 +231,20 @@ pub enum ReadError {
     Failed(String),
 }
 
+/// What makes an append one that is done once, however often it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    /// A hash over the publisher and the key that it chose.
+    pub key: [u8; 32],
+    /// A hash over what it publishes.
+    pub body: [u8; 32],
+    /// When it may be forgotten.
+    pub until: Timestamp,
+}
+
+/// A note under way: completes when it is durable.
+pub type Noting = Pin<Box<dyn Future<Output = Result<(), AppendError>> + Send>>;
+
 /// An append under way: completes when the batch is durable. Dropping it does not take the batch back.
 pub type Appending = Pin<Box<dyn Future<Output = Result<Vec<Position>, AppendError>> + Send>>;
 
@@ -237,6 +257,11 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 ///   each other, in their order, and batches appended one after another by one caller keep their order.
 /// - No position is seen by anybody (in a completed append, a tail, a page or [`Log::head`]) before it is durable by
 ///   the log's [`Durability`].
+/// - A batch to a channel that has ended is refused, ephemeral events too; after an event with [`Event::end`] nothing
+///   more of the same batch may go to its channels.
+/// - In a channel whose [`Caps`] say `state_only`, a record with a key goes when a newer one with the same key is
+///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier. That raises
+///   no floor: nobody is to be told that it is missing.
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
 /// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,
@@ -245,6 +270,69 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 pub trait Log: Send + Sync + 'static {
     /// Stores a batch and announces it.
     fn append(&self, batch: Vec<NewRecord>) -> Appending;
+
+    /// The same, once: if a batch with this key was stored before and is remembered, its positions are the answer again
+    /// and nothing is stored; [`AppendError::KeyReused`] if that one had another body. A batch that was not stored is
+    /// not remembered. What is remembered is as durable as what it stands for, and is forgotten once `until` is over at
+    /// the time of a later record or of [`Log::retain`].
+    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
+        let _ = once;
+        self.append(batch)
+    }
+
+    /// The record that ended a channel: the last one that was stored there, with [`Event::end`]. None after it was
+    /// removed, by whatever: then the channel begins anew.
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        let _ = channel;
+        None
+    }
+
+    /// Up to `limit` of the newest records of a channel with this key behind a record, the newest first; those whose
+    /// `ttl` is over included.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        let _ = (channel, key, after, limit);
+        Ok(Vec::new())
+    }
+
+    /// What is noted under a name: small things that have to be kept beside the records, cursors for instance. Names
+    /// are any text of up to 4 KiB, values any bytes of up to 64 KiB.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Up to `limit` notes whose names begin with `prefix` and come after `after`, in the order of their names' bytes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        let _ = (prefix, after, limit);
+        Ok(Vec::new())
+    }
+
+    /// Notes something, in the place of what was noted under this name; `None` takes it back. Completes when that is
+    /// durable, from when on it is seen. In the order of the calls of one caller.
+    fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
+        let _ = (name, value);
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Everything after a record, then everything that comes, in order and without a hole. `after` is at most the
     /// present head. The past part begins behind the newest record after `after` that was removed, be it from only

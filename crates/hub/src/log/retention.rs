@@ -13,6 +13,8 @@ pub struct Caps {
     pub count: Option<u64>,
     /// How many bytes of data.
     pub bytes: Option<u64>,
+    /// Whether only the newest event of each key is kept. Events without a key are kept as ever.
+    pub state_only: bool,
 }
 
 /// The rules of retention: for a channel the first that matches, and the default for all others.

@@ -190,6 +190,7 @@ fn events<'a>(page: &'a Page, views: &[View], who: &Who, key: &CursorKey) -> Vec
             data: match &event.data {
                 Data::Text(text) => ShownData::Text(text),
                 // What a program inside published as JSON and is none is shown as text.
+                Data::Nothing => return None,
                 Data::Json(json) => serde_json::from_str(json).map_or(ShownData::Text(json), ShownData::Json),
             },
             time: record.time.0,

@@ -87,7 +87,7 @@ fn caps() -> impl Strategy<Value = Caps> {
     let age = prop::option::weighted(0.3, (500..6000_u64).prop_map(Duration::from_millis));
     let count = prop::option::weighted(0.3, 0..12_u64);
     let bytes = prop::option::weighted(0.3, 0..200_u64);
-    (age, count, bytes).prop_map(|(age, count, bytes)| Caps { age, count, bytes })
+    (age, count, bytes).prop_map(|(age, count, bytes)| Caps { age, count, bytes, state_only: false })
 }
 
 fn retention() -> impl Strategy<Value = Retention> {

@@ -1,8 +1,8 @@
 //! An event while its fields are read, from JSON or from a query.
 
 use tidings_wire::{
-    BadConnectionId, BadEventType, BadName, BadTargets, Channel, Data, Event, EventType, Exclude, Targets,
-    UserId,
+    BadConnectionId, BadEventType, BadKey, BadName, BadTags, BadTargets, Channel, Data, Event, EventType,
+    Exclude, Key, Number, TagValue, Tags, Targets, UserId,
 };
 
 use crate::json::{BadJson, Reader};
@@ -29,8 +29,14 @@ pub(super) enum BadEvent {
     UnknownField(String),
     #[error("there is no parameter {0:?}; see /openapi.json for those there are")]
     UnknownParameter(String),
-    #[error("{0:?} is not supported yet")]
-    LaterField(&'static str),
+    #[error("\"key\": {0}")]
+    Key(#[from] BadKey),
+    #[error("\"tags\": {0}")]
+    Tags(#[from] BadTags),
+    #[error("the tag {0:?} is to be a string, a finite number, true or false")]
+    TagValue(String),
+    #[error("\"end\" is kept, so that those who come later know: leave \"store\" out")]
+    EndNotKept,
     #[error("{field:?}: {bad}")]
     Name { field: &'static str, bad: BadName },
     #[error("{field:?}: {}; what is for {whom} has {instead} in its place", BadName::Reserved)]
@@ -41,7 +47,7 @@ pub(super) enum BadEvent {
     Connection(#[from] BadConnectionId),
     #[error("{0}")]
     Targets(#[from] BadTargets),
-    #[error("an event needs \"data\"")]
+    #[error("an event needs \"data\", unless it has \"end\": true")]
     NoData,
     #[error("an event's data may have {max} bytes, this one's has {len}")]
     DataTooLarge { len: usize, max: usize },
@@ -79,7 +85,6 @@ impl From<BadEvent> for Problem {
                 "The body is not the JSON that was expected",
                 detail,
             ),
-            BadEvent::LaterField(_) => Problem::not_implemented(detail),
             BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => super::super::body::too_large(detail),
             _ => Problem::bad_request(detail),
         }
@@ -142,6 +147,9 @@ pub(super) struct Draft<'a> {
     ttl: Option<u32>,
     store: bool,
     exclude: Exclude,
+    key: Option<Key>,
+    tags: Tags,
+    end: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -156,6 +164,9 @@ impl<'a> Draft<'a> {
             ttl: None,
             store: true,
             exclude: Exclude::default(),
+            key: None,
+            tags: Tags::default(),
+            end: false,
         }
     }
 
@@ -189,10 +200,13 @@ impl<'a> Draft<'a> {
                 self.ttl(ttl)?;
             }
             "store" => self.store = reader.boolean()?,
+            "key" => self.key = Some(reader.string()?.parse()?),
+            "tags" => self.tags = tags(reader)?,
+            "end" => self.end = reader.boolean()?,
             "exclude_user" => self.exclude.user = Some(name("exclude_user", &reader.string()?)?),
             "exclude_client" => self.exclude.client = Some(name("exclude_client", &reader.string()?)?),
             "exclude_connection" => self.exclude.connection = Some(reader.string()?.parse()?),
-            other => return Err(unknown(other)),
+            other => return Err(BadEvent::UnknownField(other.chars().take(64).collect())),
         }
         Ok(())
     }
@@ -220,7 +234,8 @@ impl<'a> Draft<'a> {
             "exclude_user" => self.exclude.user = Some(name("exclude_user", value)?),
             "exclude_client" => self.exclude.client = Some(name("exclude_client", value)?),
             "exclude_connection" => self.exclude.connection = Some(value.parse()?),
-            "key" | "tags" | "end" | "idempotency_key" => return Err(unknown(field)),
+            "key" => self.key = Some(value.parse()?),
+            "end" => self.end = switch("end", value)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -242,14 +257,25 @@ impl<'a> Draft<'a> {
             Some(only) if self.more.is_empty() => Targets::from(only),
             first => Targets::new(first.into_iter().chain(self.more))?,
         };
+        let data = match self.data {
+            Some(data) => data,
+            None if self.end => Data::Nothing,
+            None => return Err(BadEvent::NoData),
+        };
+        if self.end && !self.store {
+            return Err(BadEvent::EndNotKept);
+        }
         Ok(Event {
             to,
             event: self.event,
-            data: self.data.ok_or(BadEvent::NoData)?,
+            data,
             retry: self.retry,
             ttl: self.ttl,
             store: self.store,
             exclude: self.exclude,
+            key: self.key,
+            tags: self.tags,
+            end: self.end,
         })
     }
 
@@ -287,15 +313,27 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A field that is not read: one of later work, or none at all.
-fn unknown(field: &str) -> BadEvent {
-    match field {
-        "key" => BadEvent::LaterField("key"),
-        "tags" => BadEvent::LaterField("tags"),
-        "end" => BadEvent::LaterField("end"),
-        "idempotency_key" => BadEvent::LaterField("idempotency_key"),
-        field => BadEvent::UnknownField(field.chars().take(64).collect()),
-    }
+/// Reads tags as a flat JSON object.
+fn tags(reader: &mut Reader<'_>) -> Result<Tags, BadEvent> {
+    let mut tags: Vec<(Box<str>, TagValue)> = Vec::new();
+    reader.object(|reader, name| {
+        if tags.len() >= Tags::MAX {
+            return Err(BadEvent::Tags(BadTags::TooMany(tags.len() + 1)));
+        }
+        let bad = || BadEvent::TagValue(name.chars().take(64).collect());
+        let value = match reader.peek()? {
+            b'"' => TagValue::Text(reader.string()?.into()),
+            b't' | b'f' => TagValue::Bool(reader.boolean()?),
+            b'-' | b'0'..=b'9' => {
+                let number = reader.compact()?.parse().ok().and_then(Number::new);
+                TagValue::Number(number.ok_or_else(bad)?)
+            }
+            _ => return Err(bad()),
+        };
+        tags.push((name.into(), value));
+        Ok(())
+    })?;
+    Ok(Tags::new(tags)?)
 }
 
 fn name<T: std::str::FromStr<Err = BadName>>(field: &'static str, text: &str) -> Result<T, BadEvent> {
