@@ -6,8 +6,12 @@
 //!   the few hundred pages of the newest block, not into one page of each channel. Each row names the one before it in its channel, and the channel's row
 //!   names the last, so that a lost row is found out.
 //! - `channels`, `totals`, `epochs`: what [`crate::catalog`] holds.
+//! - `notes`, `once`: what is kept beside the records, and what was stored under idempotency keys. New in format 2.
 //!
 //! Rows carry checksums of their own: SQLite has none, and delivers a flipped bit as data.
+
+mod notes;
+mod once;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,10 +24,12 @@ use crate::catalog::{ChannelState, Totals};
 use crate::error::{OpenError, Result, StoreError};
 use crate::record::{self, Row};
 
+pub(crate) use once::Remembered;
+
 /// `TDGL`: what the file is, for whoever finds it (SQLite's `application_id`).
 const APPLICATION: i64 = 0x5444_474C;
 /// The format of the tables. A file of an older one is brought up to date when it is opened, a newer one is refused.
-pub(crate) const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 2;
 
 /// How many epochs are remembered. A cursor of one before that is unknown.
 const EPOCHS: i64 = 4_096;
@@ -75,6 +81,11 @@ const TABLES: &str = "
         start INTEGER NOT NULL,  -- the record behind which it began
         sum INTEGER NOT NULL
     );";
+
+/// The tables that came with format 2.
+fn added() -> String {
+    [notes::TABLE, once::TABLE].concat()
+}
 
 /// A record in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,15 +143,17 @@ impl Store {
         let store = Store { db: Connection::open_with_flags(path, flags).map_err(|e| opening(e.into()))? };
         let format = store.format().map_err(opening)?;
         match format {
-            Format::New | Format::Known => {}
+            Format::New | Format::Known | Format::Older => {}
             Format::Foreign => return Err(OpenError::NotALog { path: path.to_owned() }),
             Format::Newer(found) => {
                 return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
             }
         }
         store.prepare(sync_commits).map_err(opening)?;
-        if matches!(format, Format::New) {
-            store.make_tables().map_err(opening)?;
+        match format {
+            Format::New => store.make_tables().map_err(opening)?,
+            Format::Older => store.add_tables().map_err(opening)?,
+            _ => {}
         }
         Ok(store)
     }
@@ -162,6 +175,7 @@ impl Store {
             (0, 0, 0) => Format::New,
             (_, APPLICATION, FORMAT) => Format::Known,
             (_, APPLICATION, version) if version > FORMAT => Format::Newer(version),
+            (_, APPLICATION, 1..FORMAT) => Format::Older,
             _ => Format::Foreign,
         })
     }
@@ -191,12 +205,24 @@ impl Store {
 
     fn make_tables(&self) -> Result<()> {
         self.db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES}
+            "BEGIN IMMEDIATE; {TABLES} {ADDED}
              PRAGMA application_id = {APPLICATION};
-             PRAGMA user_version = {FORMAT};"
+             PRAGMA user_version = {FORMAT};",
+            ADDED = added(),
         ))?;
         self.set_totals(Totals { next_id: 1, ..Totals::default() })?;
         self.commit()
+    }
+
+    /// Brings a file of an older format up to date: it gets the tables that it doesn't have.
+    fn add_tables(&self) -> Result<()> {
+        self.db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {ADDED}
+             PRAGMA user_version = {FORMAT};
+             COMMIT;",
+            ADDED = added(),
+        ))?;
+        Ok(())
     }
 
     fn pragma(&self, name: &str) -> Result<i64> {
@@ -647,6 +673,7 @@ pub(crate) struct Checkpointed {
 enum Format {
     New,
     Known,
+    Older,
     Newer(i64),
     Foreign,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidings_hub::log::suite::wait;
 use tidings_hub::log::{
-    AppendError, Caps, Durability, Located, Log, NewRecord, Order, ReadError, ReadLimit, Retention,
+    AppendError, Caps, Durability, Located, Log, NewRecord, Once, Order, ReadError, ReadLimit, Retention,
     Selection, TailItem,
 };
 use tidings_hub::{Timestamp, View};
@@ -285,6 +285,7 @@ fn the_first_format_is_read() {
             client: Some("tab".parse().unwrap()),
             connection: Some(ConnectionId(7)),
         },
+        ..Event::new(to(&["news"]), "".into())
     };
     let at = |sequence| Position { epoch, sequence: Sequence(sequence) };
     let plain = |name: &str, data: &str| Event::new(to(&[name]), data.into());
@@ -335,8 +336,84 @@ fn a_damaged_old_record_keeps_nothing_new_out() {
 
 #[test]
 fn a_newer_format_is_refused_with_a_clear_word() {
-    let dir = fixture("format-2");
+    let dir = fixture("format-1");
+    let db = rusqlite::Connection::open(dir.path().join("tidings.db")).unwrap();
+    db.execute_batch("PRAGMA user_version = 3").unwrap();
+    drop(db);
     let error = DiskLog::open(config(dir.path()), NOW).err().expect("it is refused");
-    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found: 3, known: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("use a newer version of Tidings"), "{error}");
+}
+
+// Notes and idempotency keys.
+
+fn once(key: u8, body: u8) -> Once {
+    Once { key: [key; 32], body: [body; 32], until: NOW }
+}
+
+#[test]
+fn a_killed_process_remembers_keys_and_notes() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 2);
+    let first = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    wait(log.set_note("cursor".to_owned(), Some(b"3".to_vec()))).unwrap();
+    let killed = copy(dir.path());
+    drop(log);
+    let log = open(killed.path());
+    assert_eq!(log.recovery(), &Recovery::Unclean);
+    let again = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    assert_eq!(again, first, "of the epoch in which it was stored");
+    assert_eq!(log.locate(again[0]), Located::Here(Sequence(3)));
+    assert_eq!(wait(log.append_once(vec![event("a", "y")], once(1, 2))), Err(AppendError::KeyReused));
+    assert_eq!(log.note("cursor"), Ok(Some(b"3".to_vec())));
+    assert_eq!(log.head().sequence, Sequence(3));
+}
+
+#[test]
+fn an_older_file_gets_what_it_lacks() {
+    let dir = fixture("format-1");
+    for n in 0..2 {
+        let log = open(dir.path());
+        assert_eq!(log.recovery(), &Recovery::Clean);
+        wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+        assert_eq!(log.head().sequence, Sequence(8));
+        assert_eq!(log.note("n"), Ok((n > 0).then(|| b"1".to_vec())));
+        wait(log.set_note("n".to_owned(), Some(b"1".to_vec()))).unwrap();
+        assert_eq!(read(&log, "**").unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn damage_beside_the_records_is_said_to_who_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    wait(log.append_once(vec![event("a", "x")], once(1, 0x77))).unwrap();
+    wait(log.set_note("noted".to_owned(), Some(b"to be damaged".to_vec()))).unwrap();
+    drop(log);
+    let file = dir.path().join("tidings.db");
+    let mut bytes = fs::read(&file).unwrap();
+    for (text, bit) in [(&b"to be damaged"[..], 1), (&[0x77; 32][..], 2)] {
+        let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+        bytes[at] ^= bit;
+    }
+    fs::write(&file, bytes).unwrap();
+    let log = open(dir.path());
+    assert!(matches!(log.note("noted"), Err(ReadError::Damaged { .. })));
+    assert!(log.notes("", None, 10).is_err());
+    // It is not known what it was, so that it is neither stored again nor answered. Others don't notice.
+    let appending = [
+        log.append(vec![event("a", "before")]),
+        log.append_once(vec![event("a", "x")], once(1, 0x77)),
+        log.append_once(vec![event("a", "y")], once(2, 1)),
+    ];
+    let answers: Vec<_> = appending.into_iter().map(wait).collect();
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    assert!(
+        matches!(&answers[1], Err(AppendError::NotStored(why)) if why.contains("damaged")),
+        "{answers:?}"
+    );
+    // What is noted anew is good again.
+    wait(log.set_note("noted".to_owned(), Some(b"1".to_vec()))).unwrap();
+    assert_eq!(log.note("noted"), Ok(Some(b"1".to_vec())));
 }

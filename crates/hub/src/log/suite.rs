@@ -3,6 +3,7 @@
 //! Only built for tests (`cfg(test)` here, the feature `suite` elsewhere). A crate with a log writes
 //! `tidings_hub::log_suite!(a factory that implements Logs)`.
 
+mod beside;
 pub mod cases;
 mod model;
 pub mod random;
@@ -62,6 +63,14 @@ macro_rules! log_suite {
             tails_learn_of_removals
             a_closed_log_ends_its_tails_and_refuses
             a_reopened_log_is_the_same
+            a_batch_with_a_key_is_stored_once
+            a_key_is_of_one_body
+            what_was_not_stored_is_not_remembered
+            a_key_is_forgotten_when_its_time_is_over
+            many_who_ask_at_once_store_it_once
+            notes_are_kept
+            notes_are_listed_by_name
+            a_note_has_limits
         );
 
         #[test]

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tidings_wire::{Channel, ConnectionId, Data, Epoch, Event, Exclude, Position, Sequence, Targets, UserId};
 
+pub use super::beside::*;
 use super::{ALL, Logs, append, append_all, at, channel, event, found, from, read_all, view, wait};
 use crate::Timestamp;
 use crate::log::{
     AppendError, Caps, Located, Log, NewRecord, Order, ReadLimit, Removal, Retention, Tail, TailItem,
 };
 
-fn unlimited(logs: &mut dyn Logs) -> Arc<dyn Log> {
+pub(super) fn unlimited(logs: &mut dyn Logs) -> Arc<dyn Log> {
     logs.create(Retention::default())
 }
 
@@ -136,6 +137,7 @@ pub fn every_field_comes_back(logs: &mut dyn Logs) {
                 client: Some("tab 1".parse().expect("a good id")),
                 connection: Some(ConnectionId(u128::MAX - 5)),
             },
+            ..event(&["a"], "")
         },
         Event { retry: Some(0), ttl: Some(0), ..event(&["$presence"], "a\r\nb\rc\n\n") },
         Event {
