@@ -5,6 +5,7 @@
 //! together).
 
 mod catch_up;
+pub mod durable;
 mod hub;
 mod index;
 pub mod log;
