@@ -6,7 +6,7 @@ use http::request::Parts;
 use tidings_hub::{Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
-use crate::auth::{self, Identity};
+use crate::auth::{self, Identity, Source};
 use crate::{LimitsConfig, Problem, accept, query};
 
 /// What a client asks for, granted as a whole.
@@ -26,6 +26,8 @@ pub struct SubscribeRequest {
     pub only: bool,
     /// The id that the client chose for itself.
     pub client: Option<ClientId>,
+    /// The durable subscription of the stream's user, whose cursor the hub keeps.
+    pub subscription: Option<ClientId>,
     /// How many bytes the first comment has.
     pub padding: u16,
 }
@@ -79,6 +81,9 @@ pub fn subscribe_request(
         (false, Some(true)) => ControlLevel::All,
         (false, Some(false)) => ControlLevel::Gaps,
     };
+    if asked.subscription.is_some() && identity.user.is_none() {
+        return Err(needs_user(identity));
+    }
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
         if ["$presence", "$stats"].iter().any(|own| pattern.levels().next() == Some(own)) {
@@ -96,16 +101,28 @@ pub fn subscribe_request(
         control,
         only,
         client: asked.client,
+        subscription: asked.subscription,
         padding: asked.padding.unwrap_or(0),
     })
 }
 
-/// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
+/// Where a request wants to begin, whoever sent it, and whether of a durable subscription: for an answer that only says
+/// when to come back.
 ///
 /// # Errors
 /// 400 as for [`subscribe_request`].
-pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<Start, Problem> {
-    Ok(Parameters::read(parts.uri.query(), limits)?.start(parts))
+pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<(Start, bool), Problem> {
+    let asked = Parameters::read(parts.uri.query(), limits)?;
+    Ok((asked.start(parts), asked.subscription.is_some()))
+}
+
+/// A durable subscription belongs to a user. With `--dev` there is one only with a token.
+fn needs_user(identity: &Identity) -> Problem {
+    let detail = "a durable subscription is a user's: it needs a token with a user (sub)";
+    match identity.source() {
+        Source::Dev => Problem::bad_request(format!("{detail}, with --dev too; `tidings token` makes one")),
+        _ => identity.refusal(detail.to_owned()),
+    }
 }
 
 /// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
@@ -161,6 +178,7 @@ struct Parameters {
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
+    subscription: Option<ClientId>,
     padding: Option<u16>,
 }
 
@@ -195,10 +213,15 @@ impl Parameters {
                         value.parse().map_err(|bad| Problem::bad_request(format!("client: {bad}")))?;
                     once(&mut all.client, &name, client)?;
                 }
+                "subscription" => {
+                    let name =
+                        value.parse().map_err(|bad| Problem::bad_request(format!("subscription: {bad}")))?;
+                    once(&mut all.subscription, "subscription", name)?;
+                }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 // Off is what they are anyway.
                 "presence" | "if_active" | "poll" if value == "0" => {}
-                "presence" | "if_active" | "poll" | "filter" | "subscription" => {
+                "presence" | "if_active" | "poll" | "filter" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -336,6 +359,22 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_subscription_is_a_users() {
+        let asked_by = |identity: &Identity, query: &str| asked(identity, &format!("/events?{query}"), &[]);
+        let seven = user("7", &[]);
+        let found = asked_by(&seven, "subscription=my%20phone").unwrap();
+        assert_eq!(found.subscription, "my phone".parse().ok());
+        for bad in ["", &"x".repeat(65), "a%0Ab"] {
+            let problem = asked_by(&seven, &format!("subscription={bad}")).unwrap_err();
+            assert_eq!(problem.status(), 400, "{bad}");
+            assert!(problem.detail().starts_with("subscription: "), "{}", problem.detail());
+        }
+        assert_eq!(asked_by(&seven, "subscription=a&subscription=b").unwrap_err().status(), 400);
+        let dev = request("subscription=a").unwrap_err();
+        assert!(dev.status() == 400 && dev.detail().contains("tidings token"), "{}", dev.detail());
+    }
+
+    #[test]
     fn all_of_it_has_to_be_granted() {
         let seven = user("7", &["news", "orders/{sub}/*"]);
         for query in [
@@ -417,16 +456,8 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in [
-            "history=latest",
-            "filter=a",
-            "presence=1",
-            "if_active=1",
-            "poll=1",
-            "subscription=x",
-            "filter=",
-            "poll=",
-        ] {
+        for query in ["history=latest", "filter=a", "presence=1", "if_active=1", "poll=1", "filter=", "poll="]
+        {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");

@@ -13,6 +13,7 @@ mod metrics;
 mod page;
 mod parameters;
 mod publish;
+mod queues;
 mod routes;
 mod stats;
 #[cfg(test)]
@@ -148,10 +149,10 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
         None => return Err(method_not_allowed(route)),
     };
     // Kept out of the future of a publish, which is the one that is made all the time.
-    Box::pin(manage(endpoint, call)).await
+    Box::pin(manage(endpoint, call, body)).await
 }
 
-async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {
+async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Publish => Err(Problem::internal("a publish came the wrong way")),
         Endpoint::Stream => stream::relay(&call.app, call.parts, call.peer).await,
@@ -166,6 +167,9 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
         Endpoint::Connection => connections::look(call).await,
         Endpoint::Disconnect => connections::disconnect(call).await,
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
+        Endpoint::Acknowledge => queues::acknowledge(call, body).await,
+        Endpoint::Queues => queues::look(call).await,
+        Endpoint::FlushQueues => queues::flush(call).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

@@ -15,6 +15,9 @@ pub(super) enum Endpoint {
     Connection,
     Disconnect,
     DisconnectUser,
+    Acknowledge,
+    Queues,
+    FlushQueues,
     Stats,
     Metrics,
     Healthz,
@@ -113,14 +116,8 @@ static OTHERS: &[Route] = &[
         ],
     ),
     public("/tickets", &[(Method::POST, Later("there are no tickets yet"))]),
-    internal("/acks", &[(Method::POST, Later("there are no durable subscriptions yet"))]),
-    internal(
-        "/queues",
-        &[
-            (Method::GET, Later("there are no durable subscriptions yet")),
-            (Method::DELETE, Later("there are no durable subscriptions yet")),
-        ],
-    ),
+    internal("/acks", &[(Method::POST, Endpoint::Acknowledge)]),
+    internal("/queues", &[(Method::GET, Endpoint::Queues), (Method::DELETE, Endpoint::FlushQueues)]),
     internal("/explain", &[(Method::GET, Later("refusals can't be explained yet"))]),
 ];
 

@@ -69,6 +69,8 @@ async fn what_is_described_of_a_query_is_what_is_known() {
     for (method, path, body) in [
         ("GET", "/history", ""),
         ("DELETE", "/history", ""),
+        ("GET", "/queues", ""),
+        ("DELETE", "/queues", ""),
         ("GET", "/channels", ""),
         ("POST", "/publish", "x"),
     ] {
@@ -116,9 +118,6 @@ async fn what_is_not_there_is_said_with_what_is() {
         ("POST", "/subscriptions"),
         ("DELETE", "/subscriptions"),
         ("POST", "/tickets"),
-        ("POST", "/acks"),
-        ("GET", "/queues"),
-        ("DELETE", "/queues"),
         ("GET", "/explain"),
         ("GET", "/tidings.js"),
         ("PUT", "/connections/x/token"),
