@@ -1,13 +1,14 @@
 //! The log that lives as long as its process.
 
 mod channels;
+mod list;
 mod shelf;
 
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use self::shelf::Shelf;
 use super::{
@@ -70,6 +71,9 @@ impl MemoryLog {
         if state.closed {
             return Err(closed());
         }
+        if let Some(channel) = state.shelf.ended_by_now(&batch) {
+            return Err(AppendError::Ended(channel));
+        }
         let mut positions = Vec::with_capacity(batch.len());
         let mut items = Vec::with_capacity(batch.len());
         for NewRecord { time, event } in batch {
@@ -118,6 +122,20 @@ fn closed() -> AppendError {
 impl Log for MemoryLog {
     fn append(&self, batch: Vec<NewRecord>) -> Appending {
         Box::pin(ready(self.append_now(batch)))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.lock().shelf.channels.ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.lock().shelf.keyed(self.epoch, channel, key, after, limit))
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
