@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tidings_hub::log::{
     AppendError, Appending, ChannelInfo, Durability, Located, Log, LogStats, NewRecord, Order, Page,
-    ReadError, ReadLimit, Removing, Retention, Selection, Tail,
+    ReadError, ReadLimit, Record, Removing, Retention, Selection, Tail,
 };
 use tidings_hub::{Timestamp, View};
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Lineage};
@@ -295,6 +295,20 @@ impl Log for DiskLog {
         }
         let bytes = batch.iter().map(|record| record.event.data.as_str().len() + 256).sum();
         Box::pin(self.ask(|reply| Job::Append { batch, bytes, reply }))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.shared.catalog().ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.readers.keyed(channel, key, after, limit)?)
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {

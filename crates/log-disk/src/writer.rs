@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{AppendError, Feed, NewRecord, Record, Removal, Retention, TailItem};
+use tidings_hub::log::{AppendError, Feed, NewRecord, Record, Removal, Retention, TailItem, too_late};
 use tidings_wire::{Channel, Position, Sequence};
 use tokio::sync::oneshot;
 
@@ -63,8 +63,10 @@ impl Shared {
     }
 }
 
+/// The answer to an append.
+type Answer = Result<Vec<Position>, AppendError>;
 /// Answers an append.
-pub(crate) type Appended = oneshot::Sender<Result<Vec<Position>, AppendError>>;
+pub(crate) type Appended = oneshot::Sender<Answer>;
 /// Answers a removal.
 pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
 
@@ -318,10 +320,10 @@ impl Writer {
             return;
         }
         match self.try_store_group(&group) {
-            Ok(positions) => {
-                for ((_, reply), positions) in group.appends.into_iter().zip(positions) {
+            Ok(answers) => {
+                for ((_, reply), answer) in group.appends.into_iter().zip(answers) {
                     // Who no longer waits has dropped the other end.
-                    let _ = reply.send(Ok(positions));
+                    let _ = reply.send(answer);
                 }
             }
             Err(error) => {
@@ -332,38 +334,32 @@ impl Writer {
         }
     }
 
-    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Vec<Position>>, AppendError> {
+    /// The answer to each batch: one that is refused keeps no other out. Or why nothing at all could be stored.
+    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Answer>, AppendError> {
         let stored = group.records().filter(|record| record.event.store).count();
         if stored == 0 {
-            let head = self.shared.catalog().head;
-            let items: Vec<TailItem> = group
-                .records()
-                .map(|NewRecord { time, event }| {
-                    TailItem::Ephemeral(Record { position: head, time: *time, event: event.clone() })
-                })
-                .collect();
-            // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
-            let catalog = self.shared.catalog_mut();
-            self.shared.feed.announce(&items);
-            drop(catalog);
-            self.shared.feed.flush();
-            return Ok(group.appends.iter().map(|(batch, _)| vec![head; batch.len()]).collect());
+            return Ok(self.announce_group(group));
         }
         if !self.has_room(group.bytes) {
             return Err(AppendError::Full);
         }
         let mut items = Vec::new();
-        let mut positions = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
         let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
         let mut pages = 4 + group.bytes as u64 / 4_000;
         let changes = self.transact(|stage, upkeep| {
             for (batch, _) in &group.appends {
-                let mut of_batch = Vec::with_capacity(batch.len());
+                if let Some(channel) = stage.ended_by_now(batch) {
+                    answers.push(Err(AppendError::Ended(channel)));
+                    continue;
+                }
+                let mut positions = Vec::with_capacity(batch.len());
                 for NewRecord { time, event } in batch {
                     let position;
                     if event.store {
                         position = stage.push(*time, event)?;
-                        pages += event.to.channels().len() as u64 + 1;
+                        let pages_of_each = if event.key.is_some() { 2 } else { 1 };
+                        pages += event.to.channels().len() as u64 * pages_of_each + 1;
                         items.push(TailItem::Stored(Record { position, time: *time, event: event.clone() }));
                     } else {
                         position = stage.changes.head;
@@ -373,9 +369,9 @@ impl Writer {
                             event: event.clone(),
                         }));
                     }
-                    of_batch.push(position);
+                    positions.push(position);
                 }
-                positions.push(of_batch);
+                answers.push(Ok(positions));
             }
             // Twice as fast as records come, so that what retention removes never piles up.
             if !upkeep.wasteful.is_empty() {
@@ -385,7 +381,34 @@ impl Writer {
         })?;
         self.upkeep.pages += pages;
         self.apply(changes, oldest, &items);
-        Ok(positions)
+        Ok(answers)
+    }
+
+    /// Announces batches of which nothing is kept.
+    fn announce_group(&self, group: &Group) -> Vec<Answer> {
+        let mut items = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
+        // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
+        let catalog = self.shared.catalog_mut();
+        let position = catalog.head;
+        for (batch, _) in &group.appends {
+            let ended = match catalog.has_ended() {
+                true => too_late(batch, |channel| catalog.ended(channel).is_some()),
+                false => None,
+            };
+            if let Some(channel) = ended {
+                answers.push(Err(AppendError::Ended(channel.clone())));
+                continue;
+            }
+            items.extend(batch.iter().map(|NewRecord { time, event }| {
+                TailItem::Ephemeral(Record { position, time: *time, event: event.clone() })
+            }));
+            answers.push(Ok(vec![position; batch.len()]));
+        }
+        self.shared.feed.announce(&items);
+        drop(catalog);
+        self.shared.feed.flush();
+        answers
     }
 
     /// One transaction: either all of it is durable afterwards, or nothing is left of it.

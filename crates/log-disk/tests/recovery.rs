@@ -285,6 +285,7 @@ fn the_first_format_is_read() {
             client: Some("tab".parse().unwrap()),
             connection: Some(ConnectionId(7)),
         },
+        ..Event::new(to(&["orders/7"]), "".into())
     };
     let at = |sequence| Position { epoch, sequence: Sequence(sequence) };
     let plain = |name: &str, data: &str| Event::new(to(&[name]), data.into());

@@ -33,6 +33,7 @@ pub(crate) fn write(dir: &Path) {
             client: Some("tab".parse().unwrap()),
             connection: Some(ConnectionId(7)),
         },
+        ..Event::new(to(&["orders/7"]), "".into())
     });
     append(Event::new(to(&["news"]), "taken back".into()));
     let head = append(Event::new(to(&["orders/7", "news"]), "taken back too".into()));
