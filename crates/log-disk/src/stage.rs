@@ -191,7 +191,11 @@ impl<'a> Stage<'a> {
         let Some(state) = self.state(channel).filter(|state| state.caps.state_only) else { return Ok(()) };
         let Some(key) = new.key.as_ref().filter(|_| new.exclude.is_empty()) else { return Ok(()) };
         let before = Sequence(position.sequence.0 - 1);
-        for sequence in self.store.keyed(state.id, key, state.gone, before, LOOKED_BACK)? {
+        let found = match self.store.keyed(state.id, key, state.gone, before, LOOKED_BACK) {
+            Ok(found) => found,
+            Err(error) => return self.tolerate(Err(error)),
+        };
+        for sequence in found {
             let dropped = self.event_at(sequence).and_then(|old| {
                 if !takes_the_place((new, time), (&old.event, old.time)) {
                     return Ok(());
@@ -500,7 +504,11 @@ impl<'a> Stage<'a> {
         }
         match self.store.record(place.sequence) {
             Ok(Some(Row::Event(record))) => {
-                let held = self.held_by_any(&record.event, place.sequence)?;
+                let held = match self.held_by_any(&record.event, place.sequence) {
+                    // Whether it is can't be known: it stays.
+                    Err(StoreError::Damaged { .. }) => true,
+                    held => held?,
+                };
                 match &record.event.key {
                     Some(key) if held => self.store.delete_keyed(channel, key, place.sequence)?,
                     _ => self.forget_key(&record)?,
