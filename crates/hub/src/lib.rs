@@ -5,6 +5,7 @@
 //! together).
 
 mod catch_up;
+mod filter;
 mod hub;
 mod index;
 pub mod log;
@@ -18,6 +19,7 @@ mod time;
 mod view;
 mod window;
 
+pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
