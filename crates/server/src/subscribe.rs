@@ -26,6 +26,8 @@ pub struct SubscribeRequest {
     pub filter: Option<Arc<Filter>>,
     /// Which of the hub's own events are sent.
     pub control: ControlLevel,
+    /// Whether there is to be no stream where nothing happens (`if_active=1`).
+    pub if_active: bool,
     /// Whether what would be a gap ends the request before the stream begins, with 410 (`only=1`).
     pub only: bool,
     /// The id that the client chose for itself.
@@ -45,6 +47,13 @@ pub enum ControlLevel {
     Default,
     /// All of them, heartbeats as `tidings:ping` (`control=1`).
     All,
+}
+
+impl ControlLevel {
+    /// Whether the reason of a close is said.
+    pub(crate) fn hears_reasons(self) -> bool {
+        matches!(self, ControlLevel::Default | ControlLevel::All)
+    }
 }
 
 /// The largest `padding`.
@@ -102,6 +111,7 @@ pub fn subscribe_request(
         envelope: asked.envelope.unwrap_or(false),
         filter,
         control,
+        if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
@@ -164,7 +174,8 @@ struct Parameters {
     appended_event_id: Option<String>,
     /// `last_event_id`, `lastEventID`.
     last_event_id: Option<String>,
-    history: Option<u16>,
+    history: Option<History>,
+    if_active: Option<bool>,
     envelope: Option<bool>,
     filter: Option<String>,
     control: Option<bool>,
@@ -188,7 +199,7 @@ impl Parameters {
                             limits.channels
                         )));
                     }
-                    let pattern = channel(&value)?;
+                    let pattern = channel_pattern(&value)?;
                     if !all.channels.contains(&pattern) {
                         all.channels.push(pattern);
                     }
@@ -207,8 +218,9 @@ impl Parameters {
                 }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 // Off is what they are anyway.
-                "presence" | "if_active" | "poll" if value == "0" => {}
-                "presence" | "if_active" | "poll" | "subscription" => {
+                "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
+                "presence" | "poll" if value == "0" => {}
+                "presence" | "poll" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -226,8 +238,9 @@ impl Parameters {
             [&header, &self.appended_event_id, &self.last_event_id].into_iter().find_map(Option::as_deref);
         match (id, self.history) {
             (Some(id), _) => start_of(id),
-            (None, None | Some(0)) => Start::Now,
-            (None, Some(count)) => Start::History(count),
+            (None, None | Some(History::Newest(0))) => Start::Now,
+            (None, Some(History::Newest(count))) => Start::History(count),
+            (None, Some(History::Latest)) => Start::Latest,
         }
     }
 }
@@ -239,7 +252,8 @@ fn keep_event_id(slot: &mut Option<String>, value: &str) {
     }
 }
 
-fn channel(text: &str) -> Result<Pattern, Problem> {
+/// A channel or pattern that may be asked for.
+pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let bad =
         |why: &dyn std::fmt::Display| Problem::bad_request(format!("channel {:?}: {why}", shortened(text)));
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
@@ -258,11 +272,23 @@ fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(100)]
 }
 
-fn history(value: &str, limits: &LimitsConfig) -> Result<u16, Problem> {
+/// What a newcomer wants to see of what came before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// So many of the newest events of each channel.
+    Newest(u16),
+    /// The newest event of each key.
+    Latest,
+}
+
+fn history(value: &str, limits: &LimitsConfig) -> Result<History, Problem> {
     if value == "latest" {
-        return Err(not_built("history=latest"));
+        return Ok(History::Latest);
     }
-    number("history", value, u16::try_from(limits.history).unwrap_or(u16::MAX))
+    let most = u16::try_from(limits.history).unwrap_or(u16::MAX);
+    number("history", value, most)
+        .map(History::Newest)
+        .map_err(|_| Problem::bad_request(format!("history is a number from 0 to {most}, or \"latest\"")))
 }
 
 fn filter(text: &str, filters: &Filters) -> Result<Arc<Filter>, Problem> {
