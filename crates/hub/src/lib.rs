@@ -12,6 +12,7 @@ mod index;
 pub mod log;
 #[cfg(test)]
 mod model;
+mod poll;
 mod resume;
 mod shard;
 mod subscriber;
@@ -22,6 +23,7 @@ mod window;
 
 pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
+pub use poll::{Answer, Poll, Polls};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
