@@ -55,6 +55,7 @@ period, and whoever comes back misses nothing. A second one ends it at once.
   tidings publish import/7 --end
   tail -f app.log | tidings publish logs/app --stdin
   tidings publish avatar/7 < picture.base64
+  tidings publish orders/7 'paid' --idempotency-key payment-4711
 
 Prints the id of each event once it is stored.
 
@@ -287,6 +288,9 @@ pub(crate) struct Publish {
     /// Only to who is there now; not kept
     #[arg(long)]
     pub(crate) ephemeral: bool,
+    /// Stored once, however often it is sent within five minutes under this key: a retry prints the first id again
+    #[arg(long, value_name = "KEY", conflicts_with = "stdin")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) server: Server,
 }

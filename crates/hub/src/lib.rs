@@ -6,6 +6,7 @@
 
 mod catch_up;
 mod conflate;
+pub mod durable;
 mod filter;
 mod hub;
 mod index;

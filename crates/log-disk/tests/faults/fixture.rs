@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::suite::wait;
-use tidings_hub::log::{Caps, Log, NewRecord, Retention};
+use tidings_hub::log::{Caps, Log, NewRecord, Once, Retention};
 use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig};
 use tidings_wire::{
     Channel, ConnectionId, Data, Event, Exclude, Number, Position, Sequence, TagValue, Tags, Targets,
@@ -60,5 +60,12 @@ pub(crate) fn write(dir: &Path) {
         end: true,
         ..Event::new(to(&["import"]), Data::Nothing)
     });
+    let again = NewRecord {
+        time: Timestamp(1_763_645_351_500),
+        event: Arc::new(Event::new(to(&["audit"]), "once".into())),
+    };
+    let once = Once { key: [7; 32], body: [8; 32], until: Timestamp(u64::MAX >> 1) };
+    wait(log.append_once(vec![again], once)).unwrap();
+    wait(log.set_note("a name".to_owned(), Some(b"a value".to_vec()))).unwrap();
     log.retain(Timestamp(1_763_645_352_000));
 }

@@ -10,6 +10,7 @@ use tidings_wire::{
     Targets, UserId,
 };
 
+pub use super::beside::*;
 use super::{ALL, Logs, append, append_all, at, channel, event, found, from, read_all, view, wait};
 use crate::Timestamp;
 use crate::log::{
@@ -17,7 +18,7 @@ use crate::log::{
     TailItem,
 };
 
-fn unlimited(logs: &mut dyn Logs) -> Arc<dyn Log> {
+pub(super) fn unlimited(logs: &mut dyn Logs) -> Arc<dyn Log> {
     logs.create(Retention::default())
 }
 
