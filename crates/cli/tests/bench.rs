@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use harness::{run, stderr, stdout_of, tidings};
 use serde_json::Value;
@@ -79,14 +81,24 @@ fn what_can_t_be_measured_is_said() {
 }
 
 /// A server that sends each event as often as it is told, in an order it is told.
-fn faulty(send: fn(number: usize, event: &str) -> Vec<String>) -> String {
+fn faulty(send: Send) -> String {
+    serve(send, "HTTP/1.1 200 OK\r\n\r\n", |block| vec![block.to_owned()])
+}
+
+/// What is sent for an event, by its number.
+type Send = fn(number: usize, event: &str) -> Vec<String>;
+/// The pieces in which a block of the stream is written.
+type Frame = fn(block: &str) -> Vec<String>;
+
+/// A server that answers subscribers with this head.
+fn serve(send: Send, head: &'static str, frame: Frame) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let subscribers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
             let subscribers = subscribers.clone();
-            thread::spawn(move || answer(socket, &subscribers, send));
+            thread::spawn(move || answer(socket, &subscribers, send, head, frame));
         }
     });
     format!("http://{address}")
@@ -95,8 +107,11 @@ fn faulty(send: fn(number: usize, event: &str) -> Vec<String>) -> String {
 fn answer(
     mut socket: TcpStream,
     subscribers: &Mutex<Vec<TcpStream>>,
-    send: fn(number: usize, event: &str) -> Vec<String>,
+    send: Send,
+    greeting: &str,
+    frame: Frame,
 ) {
+    socket.set_nodelay(true).unwrap();
     let mut bytes = Vec::new();
     let mut number = 0;
     loop {
@@ -110,7 +125,12 @@ fn answer(
             continue;
         };
         if head.starts_with("GET /events") {
-            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n:ok\n\n").unwrap();
+            // A proxy may send a head in pieces too.
+            let (first, second) = greeting.split_at(9);
+            socket.write_all(first.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            socket.write_all(second.as_bytes()).unwrap();
+            socket.write_all(frame(":ok\n\n").concat().as_bytes()).unwrap();
             subscribers.lock().unwrap().push(socket);
             return;
         }
@@ -126,7 +146,9 @@ fn answer(
         }
         for event in send(number, &body[..length]) {
             for subscriber in subscribers.lock().unwrap().iter_mut() {
-                let _ = subscriber.write_all(format!("data: {event}\n\n").as_bytes());
+                for piece in frame(&format!("data: {event}\n\n")) {
+                    let _ = subscriber.write_all(piece.as_bytes());
+                }
             }
         }
         number += 1;
@@ -135,19 +157,49 @@ fn answer(
     }
 }
 
+/// Measures such a server with three subscribers, each of which counts, and one of which reads every event.
+fn measure(name: &str, url: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(format!("{name}.toml"));
+    let target = format!(
+        "name = \"{name}\"\nurl = \"{url}\"\nsubscribe = \"/events/{{channel}}\"\n[publish]\npath = \"/publish\"\n"
+    );
+    std::fs::write(&file, target).unwrap();
+    let arguments = ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
+    run(tidings().args(arguments).arg(&file))
+}
+
+/// Chunks of one to five bytes, so that each mark, number and event is cut somewhere; each with its write or several
+/// in one, in turn.
+fn cut(block: &str) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    let (mut rest, mut seed) = (block, block.len());
+    while !rest.is_empty() {
+        seed = (seed * 1_103_515_245 + 12_345) & 0x7fff_ffff;
+        let (chunk, after) = rest.split_at((1 + seed / 65_536 % 5).min(rest.len()));
+        let piece = format!("{:x}\r\n{chunk}\r\n", chunk.len());
+        if seed & 0x10_0000 == 0 {
+            pieces.push(piece);
+        } else if let Some(last) = pieces.last_mut() {
+            last.push_str(&piece);
+        }
+        rest = after;
+    }
+    pieces
+}
+
+#[test]
+fn a_server_that_cuts_its_chunks_anywhere_passes() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let output = measure("cutting", &serve(|_, event| vec![event.to_owned()], head, cut));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lossy = serve(|number, event| if number == 4 { vec![] } else { vec![event.to_owned()] }, head, cut);
+    let output = measure("lossy", &lossy);
+    assert!(stderr(&output).contains("1 missing"), "{}", stderr(&output));
+}
+
 #[test]
 fn a_server_that_loses_or_doubles_events_fails_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let measure = |name: &str, url: &str| {
-        let file = folder.path().join(format!("{name}.toml"));
-        let target = format!(
-            "name = \"{name}\"\nurl = \"{url}\"\nsubscribe = \"/events/{{channel}}\"\n[publish]\npath = \"/publish\"\n"
-        );
-        std::fs::write(&file, target).unwrap();
-        let arguments =
-            ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
-        run(tidings().args(arguments).arg(&file))
-    };
     let honest = measure("honest", &faulty(|_, event| vec![event.to_owned()]));
     assert_eq!(honest.status.code(), Some(0), "{}", stderr(&honest));
     // What is lost is waited for.

@@ -305,9 +305,8 @@ mod tests {
             (-1e9..1e9).prop_map(|number| TagValue::Number(Number::new(number).unwrap())),
             any::<bool>().prop_map(TagValue::Bool),
         ];
-        let tags = prop::collection::btree_map("[a-zäß-]{1,9}", value, 0..4).prop_map(|tags| {
-            Tags::new(tags.into_iter().map(|(name, value)| (name.into(), value))).unwrap()
-        });
+        let tags = prop::collection::btree_map("[a-zäß-]{1,9}", value, 0..4)
+            .prop_map(|tags| Tags::new(tags.into_iter().map(|(name, value)| (name.into(), value))).unwrap());
         let chosen_by = (prop::option::of("[^\\p{Cc}]{1,9}"), tags, any::<bool>());
         let said = (any::<String>(), 0..3_u8);
         (targets, "[a-z.]{1,9}", said, any::<[Option<u32>; 2]>(), exclude, chosen_by).prop_map(

@@ -4,6 +4,7 @@
 //! that `tidings bench` starts itself several times in this role. Orders come on the standard input, reports go to the
 //! standard output, one JSON document a line; when the input ends, so does the process.
 
+mod body;
 mod group;
 pub(crate) mod message;
 mod reader;
@@ -180,9 +181,9 @@ impl Agent {
         for reader in self.readers.iter().filter(|reader| reader.group == index && !reader.is_stalled()) {
             let channels = &group.wire(reader).channels;
             let due: u64 = channels.iter().filter_map(|channel| published.get(*channel as usize)).sum();
-            report.lacking += u64::from(reader.counted < due);
-            report.missing += due.saturating_sub(reader.counted);
-            report.excess += reader.counted.saturating_sub(due);
+            report.lacking += u64::from(reader.counted() < due);
+            report.missing += due.saturating_sub(reader.counted());
+            report.excess += reader.counted().saturating_sub(due);
         }
         report
     }
