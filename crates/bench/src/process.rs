@@ -15,8 +15,13 @@ pub(crate) struct Usage {
     pub(crate) resident: u64,
 }
 
-/// A process and all that descend from it.
-pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
+/// The children of a process.
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    by_parent().remove(&of).unwrap_or_default()
+}
+
+/// All processes of the machine, by their parents.
+fn by_parent() -> HashMap<u32, Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
@@ -25,6 +30,12 @@ pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
             children.entry(stat.parent).or_default().push(pid);
         }
     }
+    children
+}
+
+/// A process and all that descend from it.
+pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
+    let mut children = by_parent();
     let mut all: Vec<u32> = roots.to_vec();
     let mut at = 0;
     while at < all.len() {

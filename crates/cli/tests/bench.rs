@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use harness::{run, stderr, stdout_of, tidings};
+use harness::{PATIENCE, Running, run, stderr, stdout_of, tidings};
+use rustix::process::Signal;
 use serde_json::Value;
 
 mod harness;
@@ -224,5 +226,78 @@ fn a_server_that_loses_or_doubles_events_fails_the_run() {
         let output = measure(name, &url);
         assert_eq!(output.status.code(), Some(1), "{name}");
         assert!(stderr(&output).contains(what), "{name}: {}", stderr(&output));
+    }
+}
+
+/// A target that is this server, started by a script that says its process's id in this folder first.
+fn scripted(folder: &Path) -> PathBuf {
+    let file = folder.join("target.toml");
+    let binary = env!("CARGO_BIN_EXE_tidings");
+    let script = format!(
+        "echo $$ > {0}/pid.new; mv {0}/pid.new {0}/pid; \
+         exec {binary} serve --dev --log memory --listen 127.0.0.1:$PORT --data-dir $TMP/data",
+        folder.display()
+    );
+    let target = format!(
+        "name = \"scripted\"\ncommand = [\"sh\", \"-c\", '''{script}''']\nready = \"/readyz\"\n\
+         subscribe = \"/events?channel={{channel}}\"\n[publish]\npath = \"/publish?channel={{channel}}\"\n\
+         headers = {{ Content-Type = \"text/plain\" }}\n"
+    );
+    std::fs::write(&file, target).unwrap();
+    file
+}
+
+#[test]
+fn a_benchmark_that_is_ended_leaves_nothing_behind() {
+    for (signal, code) in
+        [(Signal::INT, Some(130)), (Signal::TERM, Some(143)), (Signal::HUP, Some(129)), (Signal::KILL, None)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let tmp = folder.path().join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        let mut bench = Running::start(
+            tidings()
+                .env("TMPDIR", &tmp)
+                .args(["bench", "--scenario", "idle", "--subscribers", "10", "--target"])
+                .arg(scripted(folder.path())),
+        );
+        let pid = until(|| std::fs::read_to_string(folder.path().join("pid")).ok());
+        let server = PathBuf::from(format!("/proc/{}", pid.trim()));
+        assert!(server.exists() && tmp.read_dir().unwrap().count() == 1);
+        bench.signal(signal);
+        assert_eq!(bench.wait().code(), code, "{signal:?}");
+        let is_gone = || !server.exists() && tmp.read_dir().unwrap().count() == 0;
+        // Who is killed can't wait for it.
+        assert!(signal == Signal::KILL || is_gone(), "{signal:?}");
+        until(|| is_gone().then_some(()));
+    }
+}
+
+/// Asks until there is something.
+fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < end, "it did not come");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_server_that_fails_to_start_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for (command, what) in [
+        (r#"["sh", "-c", "echo no licence; exit 3"]"#, "it ended with exit status: 3: no licence"),
+        (r#"["/nowhere/server"]"#, "\"/nowhere/server\" can't be started: No such file"),
+    ] {
+        let file = folder.path().join("target.toml");
+        let target =
+            format!("name = \"x\"\ncommand = {command}\nsubscribe = \"/\"\n[publish]\npath = \"/\"\n");
+        std::fs::write(&file, target).unwrap();
+        let output = run(tidings().args(["bench", "--scenario", "latency-1", "--target"]).arg(&file));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(what), "{}", stderr(&output));
     }
 }

@@ -17,6 +17,7 @@ use crate::publisher::{Publisher, Requests};
 use crate::results::{Figure, Run, Unit};
 use crate::schedule::Schedule;
 use crate::server::Server;
+use crate::servers::Servers;
 use crate::target::Target;
 use crate::{clock, results};
 
@@ -44,6 +45,10 @@ pub struct Settings {
     pub client_cpus: Option<String>,
     /// The command of a client process.
     pub agent: Vec<String>,
+    /// The command of a supervisor, without `--folder DIR -- COMMAND…`.
+    pub supervisor: Vec<String>,
+    /// Gets every server that is started.
+    pub servers: Servers,
 }
 
 /// A scenario by its name.
@@ -156,7 +161,7 @@ struct Watched {
 impl Setting<'_> {
     fn server(&self) -> Result<Server, BenchError> {
         (self.say)("starting");
-        Server::start(self.target, self.settings.server_cpus.as_deref())
+        Server::start(self.target, self.settings)
     }
 
     fn clients(&self, subscribers: usize) -> Result<Clients, BenchError> {
