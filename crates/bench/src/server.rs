@@ -162,7 +162,8 @@ impl Started {
         let mut words = settings.supervisor.iter();
         let mut process = Command::new(words.next().map_or("", String::as_str));
         process.args(words).arg("--folder").arg(tmp.path()).arg("--");
-        if let Some(cpus) = &settings.server_cpus {
+        // This process may be pinned to the clients' processors, which the server would inherit.
+        if let Some(cpus) = settings.server_cpus.as_ref().or(settings.unpinned.as_ref()) {
             process.args(["taskset", "-c", cpus]);
         }
         process.args(command.argv.iter().map(|word| word.fill(&values)));

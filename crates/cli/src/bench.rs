@@ -78,7 +78,9 @@ fn settings(args: &args::Bench) -> Result<Settings> {
             ));
         }
     }
+    let mut unpinned = None;
     if let Some(cpus) = &args.client_cpus {
+        unpinned = own_cpus();
         // What publishes is this process.
         let pid = std::process::id().to_string();
         let pinned = std::process::Command::new("taskset").args(["-a", "-c", "-p", cpus, &pid]).output();
@@ -97,10 +99,18 @@ fn settings(args: &args::Bench) -> Result<Settings> {
         rounds: args.rounds as usize,
         server_cpus: args.server_cpus.clone(),
         client_cpus: args.client_cpus.clone(),
+        unpinned,
         agent: role("bench-clients"),
         supervisor: role("bench-server"),
         servers: Servers::default(),
     })
+}
+
+/// The processors that this process may run on, as `taskset` takes them.
+fn own_cpus() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(list.trim().to_owned())
 }
 
 fn targets(args: &args::Bench) -> Result<Vec<Target>> {

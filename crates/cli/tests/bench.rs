@@ -229,12 +229,12 @@ fn a_server_that_loses_or_doubles_events_fails_the_run() {
     }
 }
 
-/// A target that is this server, started by a script that says its process's id in this folder first.
+/// A target that is this server, started by a script that says its process's id and processors in this folder first.
 fn scripted(folder: &Path) -> PathBuf {
     let file = folder.join("target.toml");
     let binary = env!("CARGO_BIN_EXE_tidings");
     let script = format!(
-        "echo $$ > {0}/pid.new; mv {0}/pid.new {0}/pid; \
+        "grep Cpus_allowed_list /proc/self/status > {0}/cpus; echo $$ > {0}/pid.new; mv {0}/pid.new {0}/pid; \
          exec {binary} serve --dev --log memory --listen 127.0.0.1:$PORT --data-dir $TMP/data",
         folder.display()
     );
@@ -283,6 +283,22 @@ fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "it did not come");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn clients_that_are_pinned_do_not_pin_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = |status: &str| {
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
+    };
+    let here = allowed(&std::fs::read_to_string("/proc/self/status").unwrap());
+    let first = here.split([',', '-']).next().unwrap();
+    stdout_of(
+        tidings()
+            .args(["bench", "--scenario", "latency-1", "--seconds", "1", "--client-cpus", first, "--target"])
+            .arg(scripted(folder.path())),
+    );
+    assert_eq!(allowed(&std::fs::read_to_string(folder.path().join("cpus")).unwrap()), here);
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct Settings {
     pub server_cpus: Option<String>,
     /// The processors for clients.
     pub client_cpus: Option<String>,
+    /// The processors that this process had before it was pinned to the clients': those of servers that are not pinned.
+    pub unpinned: Option<String>,
     /// The command of a client process.
     pub agent: Vec<String>,
     /// The command of a supervisor, without `--folder DIR -- COMMAND…`.
