@@ -5,6 +5,8 @@
 //! together).
 
 mod catch_up;
+mod conflate;
+mod filter;
 mod hub;
 mod index;
 pub mod log;
@@ -18,10 +20,11 @@ mod time;
 mod view;
 mod window;
 
+pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
-pub use subscriber::{Farewell, Say, ToldGap, Who};
+pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
 pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};
 pub use time::Timestamp;
 pub use view::View;

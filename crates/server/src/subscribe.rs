@@ -1,9 +1,11 @@
 //! A subscribe request: what is asked for, and whether it is granted. The only place that decides this, for all
 //! transports.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use http::request::Parts;
-use tidings_hub::{Start, View};
+use tidings_hub::{Filter, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
 use crate::auth::{self, Identity};
@@ -20,8 +22,12 @@ pub struct SubscribeRequest {
     pub start: Start,
     /// Whether events come untyped, in an envelope (`envelope=1`).
     pub envelope: bool,
+    /// Which events of its channels are wanted, by their tags.
+    pub filter: Option<Arc<Filter>>,
     /// Which of the hub's own events are sent.
     pub control: ControlLevel,
+    /// Whether there is to be no stream where nothing happens (`if_active=1`).
+    pub if_active: bool,
     /// Whether what would be a gap ends the request before the stream begins, with 410 (`only=1`).
     pub only: bool,
     /// The id that the client chose for itself.
@@ -41,6 +47,13 @@ pub enum ControlLevel {
     Default,
     /// All of them, heartbeats as `tidings:ping` (`control=1`).
     All,
+}
+
+impl ControlLevel {
+    /// Whether the reason of a close is said.
+    pub(crate) fn hears_reasons(self) -> bool {
+        matches!(self, ControlLevel::Default | ControlLevel::All)
+    }
 }
 
 /// The largest `padding`.
@@ -93,7 +106,9 @@ pub fn subscribe_request(
         asked: asked.channels,
         start,
         envelope: asked.envelope.unwrap_or(false),
+        filter: None,
         control,
+        if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
@@ -156,7 +171,8 @@ struct Parameters {
     appended_event_id: Option<String>,
     /// `last_event_id`, `lastEventID`.
     last_event_id: Option<String>,
-    history: Option<u16>,
+    history: Option<History>,
+    if_active: Option<bool>,
     envelope: Option<bool>,
     control: Option<bool>,
     only: Option<bool>,
@@ -179,7 +195,7 @@ impl Parameters {
                             limits.channels
                         )));
                     }
-                    let pattern = channel(&value)?;
+                    let pattern = channel_pattern(&value)?;
                     if !all.channels.contains(&pattern) {
                         all.channels.push(pattern);
                     }
@@ -197,8 +213,9 @@ impl Parameters {
                 }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 // Off is what they are anyway.
-                "presence" | "if_active" | "poll" if value == "0" => {}
-                "presence" | "if_active" | "poll" | "filter" | "subscription" => {
+                "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
+                "presence" | "poll" if value == "0" => {}
+                "presence" | "poll" | "filter" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -216,8 +233,9 @@ impl Parameters {
             [&header, &self.appended_event_id, &self.last_event_id].into_iter().find_map(Option::as_deref);
         match (id, self.history) {
             (Some(id), _) => start_of(id),
-            (None, None | Some(0)) => Start::Now,
-            (None, Some(count)) => Start::History(count),
+            (None, None | Some(History::Newest(0))) => Start::Now,
+            (None, Some(History::Newest(count))) => Start::History(count),
+            (None, Some(History::Latest)) => Start::Latest,
         }
     }
 }
@@ -229,7 +247,8 @@ fn keep_event_id(slot: &mut Option<String>, value: &str) {
     }
 }
 
-fn channel(text: &str) -> Result<Pattern, Problem> {
+/// A channel or pattern that may be asked for.
+pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let bad =
         |why: &dyn std::fmt::Display| Problem::bad_request(format!("channel {:?}: {why}", shortened(text)));
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
@@ -248,11 +267,23 @@ fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(100)]
 }
 
-fn history(value: &str, limits: &LimitsConfig) -> Result<u16, Problem> {
+/// What a newcomer wants to see of what came before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// So many of the newest events of each channel.
+    Newest(u16),
+    /// The newest event of each key.
+    Latest,
+}
+
+fn history(value: &str, limits: &LimitsConfig) -> Result<History, Problem> {
     if value == "latest" {
-        return Err(not_built("history=latest"));
+        return Ok(History::Latest);
     }
-    number("history", value, u16::try_from(limits.history).unwrap_or(u16::MAX))
+    let most = u16::try_from(limits.history).unwrap_or(u16::MAX);
+    number("history", value, most)
+        .map(History::Newest)
+        .map_err(|_| Problem::bad_request(format!("history is a number from 0 to {most}, or \"latest\"")))
 }
 
 fn number(name: &str, value: &str, max: u16) -> Result<u16, Problem> {

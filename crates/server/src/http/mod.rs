@@ -15,6 +15,7 @@ mod parameters;
 mod publish;
 mod routes;
 mod stats;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
+use self::subscriptions::Form;
 use crate::auth::Identity;
 use crate::{App, Problem, stream};
 
@@ -148,10 +150,10 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
         None => return Err(method_not_allowed(route)),
     };
     // Kept out of the future of a publish, which is the one that is made all the time.
-    Box::pin(manage(endpoint, call)).await
+    Box::pin(manage(endpoint, call, body)).await
 }
 
-async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {
+async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Publish => Err(Problem::internal("a publish came the wrong way")),
         Endpoint::Stream => stream::relay(&call.app, call.parts, call.peer).await,
@@ -166,6 +168,8 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
         Endpoint::Connection => connections::look(call).await,
         Endpoint::Disconnect => connections::disconnect(call).await,
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
+        Endpoint::Subscriptions => subscriptions::change(call, body, Form::Full).await,
+        Endpoint::Subscribe => subscriptions::change(call, body, Form::Plain).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidings_wire::{Channel, ConnectionId, Data, Epoch, Event, Exclude, Position, Sequence, Targets, UserId};
+use tidings_wire::{
+    Channel, ConnectionId, Data, Epoch, Event, Exclude, Number, Position, Sequence, TagValue, Tags, Targets,
+    UserId,
+};
 
 use super::{ALL, Logs, append, append_all, at, channel, event, found, from, read_all, view, wait};
 use crate::Timestamp;
@@ -136,6 +139,14 @@ pub fn every_field_comes_back(logs: &mut dyn Logs) {
                 client: Some("tab 1".parse().expect("a good id")),
                 connection: Some(ConnectionId(u128::MAX - 5)),
             },
+            key: Some("ä key".parse().expect("a good key")),
+            tags: Tags::new([
+                ("a".into(), TagValue::Text("ß".into())),
+                ("b".into(), TagValue::Number(Number::new(-1.5).expect("a finite number"))),
+                ("c".into(), TagValue::Bool(true)),
+            ])
+            .expect("good tags"),
+            end: false,
         },
         Event { retry: Some(0), ttl: Some(0), ..event(&["$presence"], "a\r\nb\rc\n\n") },
         Event {
