@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-/// What a process and its descendants hold and have used.
+/// What processes hold.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usage {
-    /// CPU time, user and system.
-    pub(crate) cpu: Duration,
+pub(crate) struct Memory {
     /// Anonymous memory in bytes: what programs hold, without what the kernel holds for their sockets.
     pub(crate) anonymous: u64,
     /// Resident memory in bytes: the same, and their files.
@@ -49,13 +47,16 @@ pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
     all
 }
 
-/// What these processes hold and have used; those that are gone count nothing.
-pub(crate) fn usage(processes: &[u32]) -> Usage {
-    let mut total = Usage::default();
+/// The CPU time, user and system, that these processes have used, and those of their children that have ended: a server
+/// may end and start processes at any time, and what it has used does not become less by that.
+pub(crate) fn cpu(processes: &[u32]) -> Duration {
+    processes.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu + stat.ended).sum()
+}
+
+/// What these processes hold; those that are gone count nothing.
+pub(crate) fn memory(processes: &[u32]) -> Memory {
+    let mut total = Memory::default();
     for &pid in processes {
-        if let Some(stat) = stat(pid) {
-            total.cpu += stat.cpu;
-        }
         if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
             total.anonymous += field(&status, "RssAnon:");
             total.resident += field(&status, "VmRSS:");
@@ -64,7 +65,7 @@ pub(crate) fn usage(processes: &[u32]) -> Usage {
     total
 }
 
-/// The CPU time of this process.
+/// The CPU time of this process, without its children's.
 pub(crate) fn own_cpu() -> Duration {
     stat(std::process::id()).map(|stat| stat.cpu).unwrap_or_default()
 }
@@ -72,6 +73,8 @@ pub(crate) fn own_cpu() -> Duration {
 struct Stat {
     parent: u32,
     cpu: Duration,
+    /// That of its children that have ended and were waited for.
+    ended: Duration,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -80,9 +83,14 @@ fn stat(pid: u32) -> Option<Stat> {
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let field = |n: usize| fields.get(n)?.parse::<u64>().ok();
-    // utime and stime, in ticks of 10 ms (proc(5); USER_HZ is 100 on Linux).
-    let cpu = Duration::from_millis((field(11)? + field(12)?) * 10);
-    Some(Stat { parent: u32::try_from(field(1)?).ok()?, cpu })
+    // In ticks of 10 ms (proc_pid_stat(5); USER_HZ is 100 on Linux).
+    let ticks = |ticks: u64| Duration::from_millis(ticks * 10);
+    Some(Stat {
+        parent: u32::try_from(field(1)?).ok()?,
+        // utime and stime, cutime and cstime.
+        cpu: ticks(field(11)? + field(12)?),
+        ended: ticks(field(13)? + field(14)?),
+    })
 }
 
 /// A line of /proc/PID/status or /proc/meminfo, in bytes.
@@ -94,17 +102,34 @@ pub(crate) fn field(status: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{tree, usage};
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::{cpu, memory, tree};
 
     #[test]
     fn this_process_is_found_with_its_child() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let this = std::process::id();
         let all = tree(&[this]);
         assert!(all.contains(&this) && all.contains(&child.id()));
-        let used = usage(&all);
-        assert!(used.anonymous > 0 && used.resident >= used.anonymous);
+        let held = memory(&all);
+        assert!(held.anonymous > 0 && held.resident >= held.anonymous);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_a_child_has_used_still_counts_when_it_has_ended() {
+        let script = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done); echo ended; exec sleep 60";
+        let mut parent = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let all = tree(&[parent.id()]);
+        assert_eq!(all, [parent.id()]);
+        assert!(cpu(&all) >= Duration::from_millis(50), "{:?}", cpu(&all));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
     }
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::BenchError;
-use crate::process::{self, Usage};
+use crate::process::{self, Memory};
 use crate::scenario::Settings;
 use crate::servers::Servers;
 use crate::supervisor;
@@ -127,9 +127,19 @@ impl Server {
         format!("localhost:{}", self.address.port())
     }
 
-    /// What it holds and has used so far, with all its descendants.
-    pub(crate) fn usage(&self) -> Usage {
-        process::usage(&process::tree(&self.roots()))
+    /// The CPU time that it has used so far, with all its descendants.
+    pub(crate) fn cpu(&self) -> Duration {
+        process::cpu(&process::tree(&self.roots()))
+    }
+
+    /// The same since it had used so much. Never less than nothing, should a process end that nobody waits for.
+    pub(crate) fn cpu_since(&self, before: Duration) -> f64 {
+        self.cpu().saturating_sub(before).as_secs_f64()
+    }
+
+    /// What it holds, with all its descendants.
+    pub(crate) fn memory(&self) -> Memory {
+        process::memory(&process::tree(&self.roots()))
     }
 
     /// The processes from which all others of it descend.

@@ -14,12 +14,12 @@ pub(super) fn connect(setting: &Setting<'_>) -> Result<Run, BenchError> {
     (setting.say)("connecting");
     // The first ones pay for what is made once.
     clients.connect(&server, setting.target, 0, &[following(100.min(subscribers), vec![0])], 0)?;
-    let cpu = server.usage().cpu;
+    let cpu = server.cpu();
     let connected = clients.connect(&server, setting.target, 1, &[following(subscribers, vec![0])], 0)?;
     let mut figures =
         vec![Figure::higher("connects", connected.count as f64 / connected.seconds, Unit::PerSecond)];
     if server.is_accounted() {
-        let cpu = (server.usage().cpu - cpu).as_secs_f64();
+        let cpu = server.cpu_since(cpu);
         figures.push(Figure::lower("CPU a connect", cpu * 1e6 / connected.count as f64, Unit::Micros));
     }
     figures.extend(latencies(&connected.latencies));
@@ -45,18 +45,18 @@ pub(super) fn idle(setting: &Setting<'_>) -> Result<Run, BenchError> {
         clients.connect(&server, setting.target, group, &[following(wanted - connected, vec![0])], 0)?;
         connected = wanted;
         thread::sleep(Duration::from_millis(500));
-        points.push((connected as f64, server.usage().anonymous as f64));
+        points.push((connected as f64, server.memory().anonymous as f64));
     }
     let (first, last) = (points[0], points[points.len() - 1]);
     let slope = (last.1 - first.1) / (last.0 - first.0).max(1.0);
     // Over at least one heartbeat of fifteen seconds.
     let seconds = settings.seconds.max(16.0);
-    let (cpu, began) = (server.usage().cpu, Instant::now());
+    let (cpu, began) = (server.cpu(), Instant::now());
     for second in 0..seconds as u64 {
         (setting.say)(&format!("idle, {second} of {seconds:.0} s"));
         thread::sleep(Duration::from_secs(1));
     }
-    let cpu = (server.usage().cpu - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    let cpu = server.cpu_since(cpu) / began.elapsed().as_secs_f64();
     let mut run = setting.run(
         format!("{} subscribers, {seconds:.0} s without an event", spelled(settings.subscribers)),
         vec![

@@ -12,7 +12,6 @@ use hdrhistogram::Histogram;
 use crate::clients::{Clients, Following, Group};
 use crate::error::BenchError;
 use crate::payload::Stamp;
-use crate::process::Usage;
 use crate::publisher::{Publisher, Requests};
 use crate::results::{Figure, Run, Unit};
 use crate::schedule::Schedule;
@@ -155,7 +154,7 @@ fn median(mut rounds: Vec<Run>) -> Run {
 
 /// What a server and its clients have used between two moments.
 struct Watched {
-    usage: Usage,
+    cpu: Duration,
     began: u64,
     clients: f64,
 }
@@ -256,12 +255,12 @@ impl Watched {
     fn new(server: &Server, clients: &mut Clients) -> Result<Watched, BenchError> {
         // Says how much they have used so far.
         clients.collect(&[])?;
-        Ok(Watched { usage: server.usage(), began: clock::now(), clients: clients.cpu() })
+        Ok(Watched { cpu: server.cpu(), began: clock::now(), clients: clients.cpu() })
     }
 
     fn until_now(&self, server: &Server) -> Used {
         let time = clock::now().saturating_sub(self.began) as f64 / 1e6;
-        Used { time, cpu: server.usage().cpu.as_secs_f64() - self.usage.cpu.as_secs_f64(), clients: 0.0 }
+        Used { time, cpu: server.cpu_since(self.cpu), clients: 0.0 }
     }
 }
 

@@ -37,12 +37,12 @@ fn published(setting: &Setting<'_>, connections: usize, batch: usize) -> Result<
     (setting.say)("warming up");
     closed_loop(&requests, connections, batch, settings.size, 0.5)?;
     (setting.say)("publishing");
-    let (cpu, commits) = (server.usage().cpu, commits(setting, &requests));
+    let (cpu, commits) = (server.cpu(), commits(setting, &requests));
     let reached = closed_loop(&requests, connections, batch, settings.size, settings.seconds)?;
     let mut figures =
         vec![Figure::higher("publishes", reached.events as f64 / reached.seconds, Unit::PerSecond)];
     if server.is_accounted() {
-        let cpu = (server.usage().cpu - cpu).as_secs_f64();
+        let cpu = server.cpu_since(cpu);
         figures.push(Figure::lower("CPU a publish", cpu * 1e6 / reached.events.max(1) as f64, Unit::Micros));
         figures.push(Figure::neither("CPU", cpu / reached.seconds, Unit::Cores));
     }

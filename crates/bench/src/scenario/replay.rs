@@ -45,10 +45,10 @@ pub(super) fn storm(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let (target, server) = (setting.target, &server);
     let lacking = LACKING * settings.subscribers as u64;
     let busy = live(setting, server, &mut clients, || {
-        let (cpu, began) = (server.usage().cpu, Instant::now());
+        let (cpu, began) = (server.cpu(), Instant::now());
         returning.connect(server, target, 0, &[back], CHECK_EVERY)?;
         returning.settle(0, lacking, SETTLED)?;
-        replayed = (began.elapsed().as_secs_f64(), (server.usage().cpu - cpu).as_secs_f64());
+        replayed = (began.elapsed().as_secs_f64(), server.cpu_since(cpu));
         let group = returning.collect(&[0, LACKING])?.remove(0);
         violations = group.violations;
         Ok(())
