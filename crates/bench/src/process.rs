@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-/// What processes hold.
-#[derive(Debug, Clone, Copy, Default)]
+/// What processes hold, in bytes. Of what several share each counts its part, so that a sum counts it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Memory {
-    /// Anonymous memory in bytes: what programs hold, without what the kernel holds for their sockets.
-    pub(crate) anonymous: u64,
-    /// Resident memory in bytes: the same, and their files.
-    pub(crate) resident: u64,
+    /// All that is resident, their files included.
+    pub(crate) all: u64,
+    /// Anonymous and shared memory: what programs hold, without their files, and without what the kernel holds for their
+    /// sockets.
+    pub(crate) own: u64,
 }
 
 /// The children of a process.
@@ -53,16 +54,29 @@ pub(crate) fn cpu(processes: &[u32]) -> Duration {
     processes.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu + stat.ended).sum()
 }
 
-/// What these processes hold; those that are gone count nothing.
+/// What these processes hold; those that are gone count nothing. Takes the system a while, as it walks through all their
+/// pages: nothing for the middle of a measurement.
 pub(crate) fn memory(processes: &[u32]) -> Memory {
     let mut total = Memory::default();
-    for &pid in processes {
-        if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
-            total.anonymous += field(&status, "RssAnon:");
-            total.resident += field(&status, "VmRSS:");
-        }
+    for pid in processes {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let held = shares(&read("smaps_rollup")).or_else(|| resident(&read("status"))).unwrap_or_default();
+        total.all += held.all;
+        total.own += held.own;
     }
     total
+}
+
+/// By `/proc/PID/smaps_rollup`, which may be another user's, or not be there.
+fn shares(rollup: &str) -> Option<Memory> {
+    let own = line(rollup, "Pss_Anon:")? + line(rollup, "Pss_Shmem:")?;
+    Some(Memory { all: line(rollup, "Pss:")?, own })
+}
+
+/// By `/proc/PID/status`, where what is shared counts for each.
+fn resident(status: &str) -> Option<Memory> {
+    let own = line(status, "RssAnon:")? + line(status, "RssShmem:")?;
+    Some(Memory { all: line(status, "VmRSS:")?, own })
 }
 
 /// The CPU time of this process, without its children's.
@@ -93,11 +107,11 @@ fn stat(pid: u32) -> Option<Stat> {
     })
 }
 
-/// A line of /proc/PID/status or /proc/meminfo, in bytes.
-pub(crate) fn field(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
+/// A line of /proc/PID/status, smaps_rollup or /proc/meminfo, in bytes.
+pub(crate) fn line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 #[cfg(test)]
@@ -106,7 +120,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
-    use super::{cpu, memory, tree};
+    use super::{Memory, cpu, memory, resident, shares, tree};
 
     #[test]
     fn this_process_is_found_with_its_child() {
@@ -115,7 +129,7 @@ mod tests {
         let all = tree(&[this]);
         assert!(all.contains(&this) && all.contains(&child.id()));
         let held = memory(&all);
-        assert!(held.anonymous > 0 && held.resident >= held.anonymous);
+        assert!(held.own > 0 && held.all >= held.own);
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -131,5 +145,25 @@ mod tests {
         assert!(cpu(&all) >= Duration::from_millis(50), "{:?}", cpu(&all));
         parent.kill().unwrap();
         parent.wait().unwrap();
+    }
+
+    #[test]
+    fn memory_that_is_shared_counts_once() {
+        let rollup = "55d0-7ffd ---p 00000000 00:00 0    [rollup]\nRss:   9 kB\nPss:   6 kB\nPss_Dirty: 1 kB\n\
+                      Pss_Anon:   3 kB\nPss_File:   1 kB\nPss_Shmem:  2 kB\n";
+        assert_eq!(shares(rollup), Some(Memory { all: 6 << 10, own: 5 << 10 }));
+        let status = "VmRSS:\t    9 kB\nRssAnon:\t    4 kB\nRssFile:\t 3 kB\nRssShmem:\t 2 kB\n";
+        assert_eq!(resident(status), Some(Memory { all: 9 << 10, own: 6 << 10 }));
+        // Kernels before 5.4 don't part it, and that of others is empty.
+        assert_eq!(shares("Rss: 9 kB\nPss: 6 kB\n"), None);
+        assert_eq!(shares(""), None);
+    }
+
+    #[test]
+    fn this_process_can_be_looked_at_closely() {
+        let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        assert!(shares(&rollup).is_some_and(|held| held.own > 0 && held.all > held.own), "{rollup}");
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(resident(&status).is_some_and(|held| held.own > 0 && held.all > held.own), "{status}");
     }
 }

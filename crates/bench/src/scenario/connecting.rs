@@ -45,7 +45,7 @@ pub(super) fn idle(setting: &Setting<'_>) -> Result<Run, BenchError> {
         clients.connect(&server, setting.target, group, &[following(wanted - connected, vec![0])], 0)?;
         connected = wanted;
         thread::sleep(Duration::from_millis(500));
-        points.push((connected as f64, server.memory().anonymous as f64));
+        points.push((connected as f64, server.memory().own as f64));
     }
     let (first, last) = (points[0], points[points.len() - 1]);
     let slope = (last.1 - first.1) / (last.0 - first.0).max(1.0);
@@ -62,14 +62,14 @@ pub(super) fn idle(setting: &Setting<'_>) -> Result<Run, BenchError> {
         vec![
             Figure::lower("memory a connection", slope, Unit::Bytes),
             Figure::lower("CPU while idle", cpu, Unit::Cores),
-            Figure::lower("memory", last.1, Unit::Bytes),
+            Figure::lower("memory", server.memory().all as f64, Unit::Bytes),
         ],
     );
     run.series.push(Series {
         plot: "memory over connections".to_owned(),
         line: String::new(),
         x: axis("connections", Unit::Count),
-        y: axis("anonymous memory of the server", Unit::Bytes),
+        y: axis("the server's own memory", Unit::Bytes),
         points,
     });
     Ok(run)

@@ -225,19 +225,19 @@ fn delivered(setting: &Setting<'_>, plan: Plan, check_every: usize) -> Result<(R
     let server = setting.server()?;
     let subscribers: usize = plan.following.iter().map(|following| following.count).sum();
     let mut clients = setting.clients(subscribers)?;
-    let empty = server.memory().anonymous;
+    let empty = server.memory().own;
     (setting.say)("connecting");
     clients.connect(&server, setting.target, 0, &plan.following, check_every)?;
     std::thread::sleep(Duration::from_millis(300));
-    let memory = server.memory();
+    let full = server.memory().own;
     let (group, used) = setting.open_loop(&server, &mut clients, &plan.load)?;
     let mut figures = delivery_figures(&server, &group, &used);
     if server.is_accounted() && subscribers >= MANY {
-        let each = memory.anonymous.saturating_sub(empty) as f64 / subscribers as f64;
+        let each = full.saturating_sub(empty) as f64 / subscribers as f64;
         figures.push(Figure::lower("memory a connection", each, Unit::Bytes));
     }
     if server.is_accounted() {
-        figures.push(Figure::lower("memory", memory.resident as f64, Unit::Bytes));
+        figures.push(Figure::lower("memory", server.memory().all as f64, Unit::Bytes));
         figures.push(Figure::lower("CPU", used.cpu / used.time, Unit::Cores));
     }
     figures.extend(latencies(&group.latencies));
@@ -313,7 +313,7 @@ fn backlog(setting: &Setting<'_>, ahead: u64) -> Result<Run, BenchError> {
         let each_second = group.counted as f64 / used.cpu.max(0.01);
         figures.push(Figure::higher("deliveries a CPU second", each_second, Unit::PerSecond));
         figures.push(Figure::neither("CPU", used.cpu / used.time, Unit::Cores));
-        figures.push(Figure::lower("memory", server.memory().resident as f64, Unit::Bytes));
+        figures.push(Figure::lower("memory", server.memory().all as f64, Unit::Bytes));
     }
     figures.push(Figure::higher("bytes", group.bytes as f64 / used.time, Unit::PerSecond));
     figures.extend(latencies(&group.latencies));
@@ -360,10 +360,10 @@ pub(super) fn stalled(setting: &Setting<'_>) -> Result<Run, BenchError> {
     }
     publisher.finish()?;
     std::thread::sleep(Duration::from_secs(1));
-    let memory_before = server.memory().anonymous;
+    let memory_before = server.memory().own;
     // The channel's events begin anew for the checkers, who have seen others.
     let (after, _) = setting.open_loop(&server, &mut clients, &load())?;
-    let memory_after = server.memory().anonymous;
+    let memory_after = server.memory().own;
     let p99 = |group: &Group| group.latencies.value_at_quantile(0.99) as f64;
     let growth = memory_after as f64 - memory_before as f64;
     let mut run = setting.run(
