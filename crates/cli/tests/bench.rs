@@ -161,6 +161,10 @@ fn answer(
 
 /// Measures such a server with three subscribers, each of which counts, and one of which reads every event.
 fn measure(name: &str, url: &str) -> Output {
+    measure_with(name, url, &[])
+}
+
+fn measure_with(name: &str, url: &str, more: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(format!("{name}.toml"));
     let target = format!(
@@ -168,7 +172,7 @@ fn measure(name: &str, url: &str) -> Output {
     );
     std::fs::write(&file, target).unwrap();
     let arguments = ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
-    run(tidings().args(arguments).arg(&file))
+    run(tidings().args(arguments).arg(&file).args(more))
 }
 
 /// Chunks of one to five bytes, so that each mark, number and event is cut somewhere; each with its write or several
@@ -227,6 +231,19 @@ fn a_server_that_loses_or_doubles_events_fails_the_run() {
         assert_eq!(output.status.code(), Some(1), "{name}");
         assert!(stderr(&output).contains(what), "{name}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn a_publisher_that_is_held_up_is_noted() {
+    // As much as sockets hold, and more.
+    let slow = faulty(|_, event| {
+        thread::sleep(Duration::from_millis(250));
+        vec![event.to_owned()]
+    });
+    let output = measure_with("slow", &slow, &["--size", "1048576"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.contains("ms or more after it was due"), "{out}");
 }
 
 /// A target that is this server, started by a script that says its process's id and processors in this folder first.
