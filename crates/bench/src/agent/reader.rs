@@ -64,10 +64,9 @@ impl Events {
         self.counted += count;
         group.counted += count;
         if let Some(checker) = &mut self.checker {
-            let latencies = &mut group.latencies;
-            checker.read(bytes, &mut group.violations, |stamp| {
-                let _ = latencies.record(now.saturating_sub(stamp.due));
-            });
+            let mut violations = std::mem::take(&mut group.violations);
+            checker.read(bytes, &mut violations, |stamp| group.came(stamp.due, now));
+            group.violations = violations;
         }
     }
 }
