@@ -1,5 +1,6 @@
 //! What can be typed: one definition for the parser, the help and the completions.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -125,6 +126,9 @@ each of them: an event that is missing, doubled or out of order fails the run.
     /// A client process of `bench`, which starts it
     #[command(hide = true)]
     BenchClients,
+    /// Runs a server for `bench`, and ends it with that
+    #[command(hide = true)]
+    BenchServer(BenchServer),
     /// Print completions for a shell
     #[command(after_help = "Examples:
   tidings completions bash > ~/.local/share/bash-completion/completions/tidings
@@ -412,6 +416,16 @@ pub(crate) struct Bench {
     /// Fail when a connection costs the server more memory of its own than this
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_memory: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchServer {
+    /// Removed at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The server
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
