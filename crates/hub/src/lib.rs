@@ -10,6 +10,7 @@ mod index;
 pub mod log;
 #[cfg(test)]
 mod model;
+mod presence;
 mod resume;
 mod shard;
 mod subscriber;
@@ -19,6 +20,9 @@ mod view;
 mod window;
 
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
+pub use presence::{
+    Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
+};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use subscriber::{Farewell, Say, ToldGap, Who};
