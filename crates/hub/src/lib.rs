@@ -5,6 +5,7 @@
 //! together).
 
 mod catch_up;
+mod filter;
 mod hub;
 mod index;
 pub mod log;
@@ -19,6 +20,7 @@ mod time;
 mod view;
 mod window;
 
+pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
 pub use presence::{
     Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
