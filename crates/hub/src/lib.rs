@@ -14,6 +14,7 @@ pub mod log;
 #[cfg(test)]
 mod model;
 mod poll;
+mod presence;
 mod resume;
 mod shard;
 mod subscriber;
@@ -25,6 +26,9 @@ mod window;
 pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
 pub use poll::{Answer, Poll, Polls};
+pub use presence::{
+    Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
+};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
