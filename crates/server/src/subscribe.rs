@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in ["history=latest", "presence=1", "if_active=1", "poll=1", "subscription=x", "poll="] {
+        for query in ["presence=1", "poll=1", "subscription=x", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");
@@ -472,6 +472,8 @@ mod tests {
         assert_eq!((found.control, found.padding), (ControlLevel::All, 2048));
         assert_eq!(found.client.unwrap().as_str(), "tab");
         assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
+        assert_eq!(request("history=latest").unwrap().start, Start::Latest);
+        assert!(request("if_active=1").unwrap().if_active);
         assert_eq!(request("").unwrap().control, ControlLevel::Default);
     }
 

@@ -113,8 +113,6 @@ async fn what_is_not_there_is_said_with_what_is() {
     for (method, path) in [
         ("GET", "/presence"),
         ("GET", "/users"),
-        ("POST", "/subscriptions"),
-        ("DELETE", "/subscriptions"),
         ("POST", "/tickets"),
         ("POST", "/acks"),
         ("GET", "/queues"),
@@ -180,6 +178,7 @@ async fn the_public_side_has_only_what_browsers_need() {
             "/events",
             "/history",
             "/presence",
+            "/subscribe",
             "/subscriptions",
             "/tickets",
             "/tidings.js",
