@@ -409,6 +409,24 @@ mod tests {
     }
 
     #[test]
+    fn keys_tags_and_ends_are_read() {
+        let event = one(
+            r#"{"channel":"a","key":"EUR/USD","tags":{"open":true,"bank":"ecb","price":1.50},"end":true}"#,
+        )
+        .unwrap();
+        assert_eq!(event.key, "EUR/USD".parse().ok());
+        let number = TagValue::Number(Number::new(1.5).unwrap());
+        let tags =
+            [("bank", TagValue::Text("ecb".into())), ("open", TagValue::Bool(true)), ("price", number)];
+        assert!(event.tags.iter().eq(tags.iter().map(|(name, value)| (*name, value))));
+        assert!(event.end && event.store);
+        assert_eq!(event.data, Data::Nothing);
+        let plain = one(r#"{"channel":"a","data":1,"tags":{},"end":false}"#).unwrap();
+        assert_eq!((plain.key, plain.end), (None, false));
+        assert!(plain.tags.is_empty());
+    }
+
+    #[test]
     fn retry_is_clamped() {
         let retry =
             |retry: &str| one(&format!(r#"{{"channel":"a","data":1,"retry":{retry}}}"#)).unwrap().retry;
@@ -448,10 +466,10 @@ mod tests {
             (r#"{"channel":"a","data":1,"ttl":4294967296}"#, 400, "\"ttl\""),
             (r#"{"channel":"a","data":1,"store":1}"#, 400, "true or false"),
             (r#"{"channel":"a","data":1,"exclude_connection":"x"}"#, 400, "32 hexadecimal"),
-            (r#"{"channel":"a","data":1,"key":"k"}"#, 501, "\"key\""),
-            (r#"{"channel":"a","data":1,"tags":{}}"#, 501, "\"tags\""),
-            (r#"{"channel":"a","data":1,"end":true}"#, 501, "\"end\""),
-            (r#"{"channel":"a","data":1,"idempotency_key":"k"}"#, 501, "\"idempotency_key\""),
+            (r#"{"channel":"a","data":1,"key":""}"#, 400, "\"key\""),
+            (r#"{"channel":"a","data":1,"tags":{"a":null}}"#, 400, "the tag \"a\""),
+            (r#"{"channel":"a","data":1,"end":true,"store":false}"#, 400, "\"store\""),
+            (r#"{"channel":"a","data":1,"idempotency_key":"k"}"#, 400, "\"idempotency_key\""),
             (&format!(r#"{{"channels":{},"data":1}}"#, targets(101)), 400, "100 targets"),
             (&format!(r#"{{"channels":{},"user":"7","data":1}}"#, targets(100)), 400, "100 targets"),
             (&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat((1 << 20) + 1)), 413, "1048577"),
@@ -502,7 +520,7 @@ mod tests {
         }
         assert!(!draft.parameter("receivers", "1").unwrap());
         for (field, value) in
-            [("store", "2"), ("ttl", "-1"), ("ttl", "0"), ("retry", ""), ("key", "k"), ("event", "")]
+            [("store", "2"), ("ttl", "-1"), ("ttl", "0"), ("retry", ""), ("key", ""), ("event", "")]
         {
             assert!(draft.parameter(field, value).is_err(), "{field}={value}");
         }
