@@ -51,6 +51,7 @@ period, and whoever comes back misses nothing. A second one ends it at once.
   tidings publish --broadcast --event deploy 'a new version is out'
   tail -f app.log | tidings publish logs/app --stdin
   tidings publish avatar/7 < picture.base64
+  tidings publish orders/7 'paid' --idempotency-key payment-4711
 
 Prints the id of each event once it is stored.
 
@@ -273,6 +274,9 @@ pub(crate) struct Publish {
     /// Only to who is there now; not kept
     #[arg(long)]
     pub(crate) ephemeral: bool,
+    /// Stored once, however often it is sent within five minutes under this key: a retry prints the first id again
+    #[arg(long, value_name = "KEY", conflicts_with = "stdin")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) server: Server,
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{Caps, LOOKED_BACK, NewRecord, Record, Retention, takes_the_place, too_late};
+use tidings_hub::log::{Caps, LOOKED_BACK, NewRecord, Once, Record, Retention, takes_the_place, too_late};
 use tidings_wire::{Channel, Event, Position, Sequence};
 
 use crate::catalog::{Catalog, ChannelState, Totals};
 use crate::error::{Result, StoreError};
 use crate::record::{self, Row};
-use crate::store::{Place, Store};
+use crate::store::{Place, Remembered, Store};
 
 /// How many records one new one may push out. More are only ever over a cap when caps were lowered between two
 /// starts; then the rest goes bit by bit.
@@ -37,12 +37,15 @@ pub(crate) struct Changes {
     pub(crate) dropped: Sequence,
     /// What is wrong with an old record, if that came up.
     pub(crate) damage: Option<String>,
+    /// Whether rows were written of which the catalog knows nothing.
+    pub(crate) beside: bool,
 }
 
 impl Changes {
     /// Whether nothing was changed that has to be stored.
     pub(crate) fn is_nothing(&self, catalog: &Catalog) -> bool {
-        self.head == catalog.head
+        !self.beside
+            && self.head == catalog.head
             && self.totals == catalog.totals
             && self.forgotten.is_empty()
             && self.channels.iter().all(|(channel, state)| catalog.get(channel) == Some(state))
@@ -64,6 +67,7 @@ impl<'a> Stage<'a> {
             forgotten: Vec::new(),
             dropped,
             damage: None,
+            beside: false,
         };
         Stage { store, catalog, retention, changes, ends: catalog.has_ended(), body: Vec::new() }
     }
@@ -545,6 +549,30 @@ impl<'a> Stage<'a> {
         totals.forgotten = totals.forgotten.max(floor);
         totals.channels -= 1;
         self.changes.forgotten.push(channel.clone());
+        Ok(())
+    }
+
+    /// What was stored under an idempotency key, be it earlier in this transaction.
+    pub(crate) fn remembered(&self, once: &Once, now: Timestamp) -> Result<Option<Remembered>> {
+        self.store.remembered(once, now)
+    }
+
+    /// Remembers what a batch was given.
+    pub(crate) fn remember(&mut self, once: &Once, positions: &[Position]) -> Result<()> {
+        self.changes.beside = true;
+        self.store.remember(once, positions)
+    }
+
+    /// Forgets up to `limit` idempotency keys whose time is over. Says how many they were.
+    pub(crate) fn forget_keys(&mut self, now: Timestamp, limit: usize) -> Result<usize> {
+        let forgotten = self.store.forget_keys(now, limit)?;
+        self.changes.beside |= forgotten > 0;
+        Ok(forgotten)
+    }
+
+    /// Notes something, or takes it back.
+    pub(crate) fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+        self.changes.beside |= self.store.set_note(name, value)?;
         Ok(())
     }
 

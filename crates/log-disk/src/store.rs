@@ -7,10 +7,13 @@
 //!   names the last, so that a lost row is found out.
 //! - `channels`, `totals`, `epochs`: what [`crate::catalog`] holds.
 //! - `keyed`: the records of each channel that have a key. New in format 2, and so is `channels.ended`.
+//! - `notes`, `once`: what is kept beside the records, and what was stored under idempotency keys. New in format 2.
 //!
 //! Rows carry checksums of their own: SQLite has none, and delivers a flipped bit as data.
 
 mod keyed;
+mod notes;
+mod once;
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +25,8 @@ use tidings_wire::{Channel, Epoch, Sequence};
 use crate::catalog::{ChannelState, Totals};
 use crate::error::{OpenError, Result, StoreError};
 use crate::record::{self, Row};
+
+pub(crate) use once::Remembered;
 
 /// `TDGL`: what the file is, for whoever finds it (SQLite's `application_id`).
 const APPLICATION: i64 = 0x5444_474C;
@@ -84,7 +89,7 @@ const TABLES: &str = "
 fn added() -> String {
     // Of most channels nobody ever says that they ended.
     let ended = "ALTER TABLE channels ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;";
-    [ended, keyed::TABLE].concat()
+    [ended, keyed::TABLE, notes::TABLE, once::TABLE].concat()
 }
 
 /// A record in a channel.

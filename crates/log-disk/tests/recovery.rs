@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidings_hub::log::suite::wait;
 use tidings_hub::log::{
-    AppendError, Caps, Durability, Located, Log, NewRecord, Order, ReadError, ReadLimit, Retention,
+    AppendError, Caps, Durability, Located, Log, NewRecord, Once, Order, ReadError, ReadLimit, Retention,
     Selection, TailItem,
 };
 use tidings_hub::{Timestamp, View};
@@ -335,7 +335,7 @@ fn the_second_format_is_read() {
     let log = open(dir.path());
     let epoch = check_first(&log);
     let at = |sequence| Position { epoch, sequence: Sequence(sequence) };
-    assert_eq!(log.head(), at(10));
+    assert_eq!(log.head(), at(11));
     let state = |data: &str| Event {
         key: "EUR/USD".parse().ok(),
         ..Event::new(to(&["states/1", "audit"]), data.into())
@@ -345,9 +345,16 @@ fn the_second_format_is_read() {
         ("rows".into(), TagValue::Number(Number::new(12.5).unwrap())),
         ("table".into(), TagValue::Text("orders".into())),
     ];
+    let sent_again = Event::new(to(&["news"]), "sent again".into());
     let end =
         Event { tags: Tags::new(tags).unwrap(), end: true, ..Event::new(to(&["import"]), Data::Nothing) };
-    assert_eq!(read(&log, "**").unwrap()[3..], [(at(8), state("old")), (at(9), state("new")), (at(10), end)]);
+    assert_eq!(
+        read(&log, "**").unwrap()[3..],
+        [(at(8), state("old")), (at(9), state("new")), (at(10), end), (at(11), sent_again)]
+    );
+    let again = Once { key: [1; 32], body: [2; 32], until: NOW };
+    assert_eq!(wait(log.append_once(vec![event("news", "sent again")], again)), Ok(vec![at(11)]));
+    assert_eq!(log.note("device/7"), Ok(Some(b"\x00\xffnoted".to_vec())));
     // Only states are kept there; now that is not said any more, and what is gone stays gone.
     assert_eq!(read(&log, "states/1").unwrap(), [(at(9), state("new"))]);
     assert_eq!(read(&log, "audit").unwrap().len(), 2);
@@ -358,7 +365,7 @@ fn the_second_format_is_read() {
         wait(log.append(vec![event("import", "x")])),
         Err(AppendError::Ended("import".parse().unwrap()))
     );
-    assert_eq!(append(&log, 1).sequence, Sequence(11));
+    assert_eq!(append(&log, 1).sequence, Sequence(12));
 }
 
 #[test]
@@ -499,4 +506,77 @@ fn a_newer_format_is_refused_with_a_clear_word() {
     assert!(matches!(error, OpenError::Newer { found: 3, known: 2, .. }), "{error:?}");
     assert_eq!(fs::read(&file).unwrap(), bytes, "and left alone");
     assert!(error.to_string().contains("use a newer version of Tidings"), "{error}");
+}
+
+// Notes and idempotency keys.
+
+fn once(key: u8, body: u8) -> Once {
+    Once { key: [key; 32], body: [body; 32], until: NOW }
+}
+
+#[test]
+fn a_killed_process_remembers_keys_and_notes() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 2);
+    let first = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    wait(log.set_note("cursor".to_owned(), Some(b"3".to_vec()))).unwrap();
+    let killed = copy(dir.path());
+    drop(log);
+    let log = open(killed.path());
+    assert_eq!(log.recovery(), &Recovery::Unclean);
+    let again = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    assert_eq!(again, first, "of the epoch in which it was stored");
+    assert_eq!(log.locate(again[0]), Located::Here(Sequence(3)));
+    assert_eq!(wait(log.append_once(vec![event("a", "y")], once(1, 2))), Err(AppendError::KeyReused));
+    assert_eq!(log.note("cursor"), Ok(Some(b"3".to_vec())));
+    assert_eq!(log.head().sequence, Sequence(3));
+}
+
+#[test]
+fn an_older_file_gets_what_it_lacks() {
+    let dir = fixture("format-1");
+    for n in 0..2 {
+        let log = open(dir.path());
+        assert_eq!(log.recovery(), &Recovery::Clean);
+        wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+        assert_eq!(log.head().sequence, Sequence(8));
+        assert_eq!(log.note("n"), Ok((n > 0).then(|| b"1".to_vec())));
+        wait(log.set_note("n".to_owned(), Some(b"1".to_vec()))).unwrap();
+        assert_eq!(read(&log, "**").unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn damage_beside_the_records_is_said_to_who_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    wait(log.append_once(vec![event("a", "x")], once(1, 0x77))).unwrap();
+    wait(log.set_note("noted".to_owned(), Some(b"to be damaged".to_vec()))).unwrap();
+    drop(log);
+    let file = dir.path().join("tidings.db");
+    let mut bytes = fs::read(&file).unwrap();
+    for (text, bit) in [(&b"to be damaged"[..], 1), (&[0x77; 32][..], 2)] {
+        let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+        bytes[at] ^= bit;
+    }
+    fs::write(&file, bytes).unwrap();
+    let log = open(dir.path());
+    assert!(matches!(log.note("noted"), Err(ReadError::Damaged { .. })));
+    assert!(log.notes("", None, 10).is_err());
+    // It is not known what it was, so that it is neither stored again nor answered. Others don't notice.
+    let appending = [
+        log.append(vec![event("a", "before")]),
+        log.append_once(vec![event("a", "x")], once(1, 0x77)),
+        log.append_once(vec![event("a", "y")], once(2, 1)),
+    ];
+    let answers: Vec<_> = appending.into_iter().map(wait).collect();
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    assert!(
+        matches!(&answers[1], Err(AppendError::NotStored(why)) if why.contains("damaged")),
+        "{answers:?}"
+    );
+    // What is noted anew is good again.
+    wait(log.set_note("noted".to_owned(), Some(b"1".to_vec()))).unwrap();
+    assert_eq!(log.note("noted"), Ok(Some(b"1".to_vec())));
 }

@@ -3,6 +3,7 @@
 //! Only built for tests (`cfg(test)` here, the feature `suite` elsewhere). A crate with a log writes
 //! `tidings_hub::log_suite!(a factory that implements Logs)`.
 
+mod beside;
 pub mod cases;
 mod model;
 pub mod random;
@@ -64,6 +65,7 @@ macro_rules! log_suite {
             a_reopened_log_is_the_same
             an_ended_channel_takes_nothing_more
             nothing_comes_after_an_end_in_a_batch
+            an_end_sent_again_is_answered_as_before
             a_refused_batch_keeps_no_other_out
             a_channel_without_its_end_begins_anew
             the_newest_with_a_key_are_found
@@ -72,6 +74,14 @@ macro_rules! log_suite {
             a_state_goes_only_where_states_are_kept
             a_state_that_somebody_would_miss_stays
             states_of_other_targets_are_looked_at_up_to_a_limit
+            a_batch_with_a_key_is_stored_once
+            a_key_is_of_one_body
+            what_was_not_stored_is_not_remembered
+            a_key_is_forgotten_when_its_time_is_over
+            many_who_ask_at_once_store_it_once
+            notes_are_kept
+            notes_are_listed_by_name
+            a_note_has_limits
         );
 
         #[test]

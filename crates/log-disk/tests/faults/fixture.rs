@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::suite::wait;
-use tidings_hub::log::{Caps, Log, NewRecord, Retention};
+use tidings_hub::log::{Caps, Log, NewRecord, Once, Retention};
 use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig};
 use tidings_wire::{
     Channel, ConnectionId, Data, Event, Exclude, Number, Position, Sequence, TagValue, Tags, Targets,
@@ -60,5 +60,10 @@ pub(crate) fn write(dir: &Path) {
         end: true,
         ..Event::new(to(&["import"]), Data::Nothing)
     });
+    let sent_again = Event::new(to(&["news"]), "sent again".into());
+    let record = NewRecord { time: Timestamp(1_763_645_351_500), event: Arc::new(sent_again) };
+    let once = Once { key: [1; 32], body: [2; 32], until: Timestamp(10_000_000_000_000) };
+    wait(log.append_once(vec![record], once)).unwrap();
+    wait(log.set_note("device/7".to_owned(), Some(b"\x00\xffnoted".to_vec()))).unwrap();
     log.retain(Timestamp(1_763_645_352_000));
 }

@@ -6,6 +6,7 @@ mod disk;
 mod ends;
 mod history;
 mod lines;
+mod once;
 mod publish;
 mod surface;
 

@@ -91,7 +91,7 @@ async fn a_query_is_as_strict_as_a_body() {
         ("channel=a&ttl=-1", 400, "ttl"),
         ("channel=a&key=", 400, "key"),
         ("channel=a&end=1&store=0", 400, "\"store\""),
-        ("channel=a&idempotency_key=k", 400, "idempotency_key"),
+        ("channel=a&idempotency_key=", 400, "idempotency_key"),
         ("channel=a&receivers=maybe", 400, "receivers"),
     ] {
         let answer = server.post(&format!("/publish?{query}"), "text/plain", "x").await;
@@ -125,9 +125,6 @@ async fn bad_bodies_are_told_where() {
     server.publish(&deep).await;
     let deeper = format!("{{\"channel\":\"a\",\"data\":{}1{}}}", "[".repeat(64), "]".repeat(64));
     server.post("/publish", "application/json", deeper).await.problem(400);
-    let mut keyed = request("POST", "/publish", r#"{"channel":"a","data":1}"#.into());
-    keyed.headers_mut().insert("idempotency-key", "k".parse().unwrap());
-    server.send(keyed).await.problem(501);
     assert_eq!(server.kept("a").await.len(), 1, "nothing else was stored");
 }
 
