@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidings_wire::{Channel, Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
+use crate::durable::Durables;
 use crate::log::{
     AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
 };
@@ -96,6 +97,7 @@ struct Inner {
     config: HubConfig,
     window: Arc<Window>,
     catch_up: CatchUp,
+    durables: Arc<Durables>,
     stats: HubStats,
     closed: AtomicBool,
     stop: Arc<Stop>,
@@ -169,11 +171,14 @@ impl Hub {
             let stop = stop.clone();
             Following::Pulled(thread::spawn(move || follower.follow(&mut *tail, &stop)))
         };
+        let durables = Arc::new(Durables::new(log.clone(), config.cursor_key.clone()));
         let retaining = thread::spawn({
-            let (log, stop) = (log.clone(), stop.clone());
+            let (log, stop, durables) = (log.clone(), stop.clone(), durables.clone());
             move || {
                 while !stop.wait(RETAIN_EVERY) {
-                    log.retain(Timestamp::now());
+                    let now = Timestamp::now();
+                    log.retain(now);
+                    durables.sweep(now);
                 }
             }
         });
@@ -182,6 +187,7 @@ impl Hub {
             config,
             window,
             catch_up,
+            durables,
             stats: HubStats::default(),
             closed: AtomicBool::new(false),
             stop,
@@ -322,6 +328,11 @@ impl Hub {
     /// The log.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.inner.log
+    }
+
+    /// The durable subscriptions.
+    pub fn durables(&self) -> &Durables {
+        &self.inner.durables
     }
 
     /// The key of the cursors.

@@ -63,6 +63,8 @@ impl Shared {
     }
 }
 
+/// The answer to an append.
+type Answer = Result<Vec<Position>, AppendError>;
 /// Answers an append.
 pub(crate) type Appended = oneshot::Sender<Answer>;
 /// Answers a note.
@@ -391,6 +393,7 @@ impl Writer {
                         continue;
                     }
                 }
+                // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
                 if let Some(channel) = stage.ended_by_now(batch) {
                     answers.push(Err(AppendError::Ended(channel)));
                     continue;
@@ -771,9 +774,6 @@ fn is_busy(error: &StoreError) -> bool {
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
     ))
 }
-
-/// What one append is answered.
-type Answer = Result<Vec<Position>, AppendError>;
 
 /// The answer to an append whose key was used before; `None` if it wasn't.
 fn answered(remembered: Result<Option<Remembered>, AppendError>) -> Option<Answer> {

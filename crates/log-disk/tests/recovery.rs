@@ -336,6 +336,9 @@ fn the_second_format_is_read() {
     let epoch = check_first(&log);
     let at = |sequence| Position { epoch, sequence: Sequence(sequence) };
     assert_eq!(log.head(), at(11));
+    assert_eq!(log.note("a name"), Ok(Some(b"a value".to_vec())));
+    let asked_again = Once { key: [7; 32], body: [8; 32], until: NOW };
+    assert_eq!(wait(log.append_once(vec![event("audit", "once")], asked_again)), Ok(vec![at(11)]));
     let state = |data: &str| Event {
         key: "EUR/USD".parse().ok(),
         ..Event::new(to(&["states/1", "audit"]), data.into())
@@ -345,19 +348,20 @@ fn the_second_format_is_read() {
         ("rows".into(), TagValue::Number(Number::new(12.5).unwrap())),
         ("table".into(), TagValue::Text("orders".into())),
     ];
-    let sent_again = Event::new(to(&["news"]), "sent again".into());
     let end =
         Event { tags: Tags::new(tags).unwrap(), end: true, ..Event::new(to(&["import"]), Data::Nothing) };
     assert_eq!(
         read(&log, "**").unwrap()[3..],
-        [(at(8), state("old")), (at(9), state("new")), (at(10), end), (at(11), sent_again)]
+        [
+            (at(8), state("old")),
+            (at(9), state("new")),
+            (at(10), end),
+            (at(11), Event::new(to(&["audit"]), "once".into()))
+        ]
     );
-    let again = Once { key: [1; 32], body: [2; 32], until: NOW };
-    assert_eq!(wait(log.append_once(vec![event("news", "sent again")], again)), Ok(vec![at(11)]));
-    assert_eq!(log.note("device/7"), Ok(Some(b"\x00\xffnoted".to_vec())));
     // Only states are kept there; now that is not said any more, and what is gone stays gone.
     assert_eq!(read(&log, "states/1").unwrap(), [(at(9), state("new"))]);
-    assert_eq!(read(&log, "audit").unwrap().len(), 2);
+    assert_eq!(read(&log, "audit").unwrap().len(), 3);
     assert_eq!(keyed(&log, "states/1", "EUR/USD").unwrap(), [9]);
     assert_eq!(keyed(&log, "audit", "EUR/USD").unwrap(), [9, 8]);
     assert_eq!(log.ended(&"import".parse().unwrap()), Some(Sequence(10)));

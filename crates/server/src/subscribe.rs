@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::request::Parts;
-use tidings_hub::{Filter, Start, View};
+use tidings_hub::{Filter, Filters, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
 use crate::auth::{self, Identity};
@@ -73,6 +73,7 @@ pub fn subscribe_request(
     parts: &Parts,
     identity: &Identity,
     limits: &LimitsConfig,
+    filters: &Filters,
 ) -> Result<SubscribeRequest, Problem> {
     if !accept::allows_event_stream(&parts.headers) {
         return Err(Problem::new(
@@ -101,12 +102,14 @@ pub fn subscribe_request(
             )));
         }
     }
+    // Read last: what nobody may ask for is not kept among the filters.
+    let filter = asked.filter.as_deref().map(|text| filter(text, filters)).transpose()?;
     Ok(SubscribeRequest {
         views: views(&asked.channels, identity, only),
         asked: asked.channels,
         start,
         envelope: asked.envelope.unwrap_or(false),
-        filter: None,
+        filter,
         control,
         if_active: asked.if_active.unwrap_or(false),
         only,
@@ -174,6 +177,7 @@ struct Parameters {
     history: Option<History>,
     if_active: Option<bool>,
     envelope: Option<bool>,
+    filter: Option<String>,
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
@@ -204,6 +208,7 @@ impl Parameters {
                 "last_event_id" | "lastEventID" => keep_event_id(&mut all.last_event_id, &value),
                 "history" => once(&mut all.history, &name, history(&value, limits)?)?,
                 "envelope" => once(&mut all.envelope, &name, flag(&name, &value)?)?,
+                "filter" => once(&mut all.filter, &name, value.into_owned())?,
                 "control" => once(&mut all.control, &name, flag(&name, &value)?)?,
                 "only" => once(&mut all.only, &name, flag(&name, &value)?)?,
                 "client" => {
@@ -215,7 +220,7 @@ impl Parameters {
                 // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
                 "presence" | "poll" if value == "0" => {}
-                "presence" | "poll" | "filter" | "subscription" => {
+                "presence" | "poll" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -286,6 +291,10 @@ fn history(value: &str, limits: &LimitsConfig) -> Result<History, Problem> {
         .map_err(|_| Problem::bad_request(format!("history is a number from 0 to {most}, or \"latest\"")))
 }
 
+fn filter(text: &str, filters: &Filters) -> Result<Arc<Filter>, Problem> {
+    filters.read(text).map_err(|bad| Problem::bad_request(format!("filter, {bad}")).column(bad.column))
+}
+
 fn number(name: &str, value: &str, max: u16) -> Result<u16, Problem> {
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     let number = value.parse().ok().filter(|number| digits && *number <= max);
@@ -330,7 +339,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        subscribe_request(&parts, identity, &LimitsConfig::default())
+        subscribe_request(&parts, identity, &LimitsConfig::default(), &Filters::default())
     }
 
     fn request(query: &str) -> Result<SubscribeRequest, Problem> {
@@ -448,16 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in [
-            "history=latest",
-            "filter=a",
-            "presence=1",
-            "if_active=1",
-            "poll=1",
-            "subscription=x",
-            "filter=",
-            "poll=",
-        ] {
+        for query in ["history=latest", "presence=1", "if_active=1", "poll=1", "subscription=x", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");
@@ -473,6 +473,24 @@ mod tests {
         assert_eq!(found.client.unwrap().as_str(), "tab");
         assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
         assert_eq!(request("").unwrap().control, ControlLevel::Default);
+    }
+
+    #[test]
+    fn a_filter_is_read_or_refused_where_it_is_wrong() {
+        let found = request("channel=a&filter=priority+%3E+3+%26%26+tags['%C3%A4']").unwrap();
+        assert_eq!(found.filter.unwrap().as_str(), "priority > 3 && tags[\"ä\"]");
+        assert_eq!(request("channel=a").unwrap().filter, None);
+        let bad = request("filter=%C3%A4%20==%201").unwrap_err();
+        assert_eq!(bad.status(), 400);
+        assert!(bad.document("x").contains("\"column\":1,"), "{}", bad.document("x"));
+        let bad = request("filter=a%20=%201").unwrap_err();
+        assert_eq!(bad.detail(), "filter, column 3: expected ==, !=, <, <=, >, >= or in");
+        for refused in ["filter=", "filter=a&filter=b", &format!("filter={}", "a".repeat(1025))] {
+            assert_eq!(request(refused).unwrap_err().status(), 400, "{refused}");
+        }
+        assert!(request("filter=a&filter=a").is_ok());
+        let seven = user("7", &["news"]);
+        assert_eq!(asked(&seven, "/events?channel=other&filter=(", &[]).unwrap_err().status(), 403);
     }
 
     #[test]

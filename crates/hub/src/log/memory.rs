@@ -89,6 +89,7 @@ impl MemoryLog {
         {
             return answer;
         }
+        // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
         if let Some(channel) = state.shelf.ended_by_now(&batch) {
             return Err(AppendError::Ended(channel));
         }

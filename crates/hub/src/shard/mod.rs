@@ -599,6 +599,11 @@ impl Shard {
         members.iter().filter(gets).count()
     }
 
+    /// Whether a subscriber has not yet got all that was consumed, or not yet passed it over.
+    pub(crate) fn is_behind(&self, id: SubscriberId) -> bool {
+        self.marks[id.0 as usize].behind != Behind::Not
+    }
+
     /// What a subscriber in this process gets next.
     pub(crate) fn take(&mut self, id: SubscriberId, now: Timestamp) -> Taken {
         let slot = id.0 as usize;

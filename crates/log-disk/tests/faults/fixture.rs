@@ -60,10 +60,12 @@ pub(crate) fn write(dir: &Path) {
         end: true,
         ..Event::new(to(&["import"]), Data::Nothing)
     });
-    let sent_again = Event::new(to(&["news"]), "sent again".into());
-    let record = NewRecord { time: Timestamp(1_763_645_351_500), event: Arc::new(sent_again) };
-    let once = Once { key: [1; 32], body: [2; 32], until: Timestamp(10_000_000_000_000) };
-    wait(log.append_once(vec![record], once)).unwrap();
-    wait(log.set_note("device/7".to_owned(), Some(b"\x00\xffnoted".to_vec()))).unwrap();
+    let again = NewRecord {
+        time: Timestamp(1_763_645_351_500),
+        event: Arc::new(Event::new(to(&["audit"]), "once".into())),
+    };
+    let once = Once { key: [7; 32], body: [8; 32], until: Timestamp(u64::MAX >> 1) };
+    wait(log.append_once(vec![again], once)).unwrap();
+    wait(log.set_note("a name".to_owned(), Some(b"a value".to_vec()))).unwrap();
     log.retain(Timestamp(1_763_645_352_000));
 }

@@ -91,7 +91,7 @@ impl Answer<'_> {
     async fn admit(&self, workers: &WorkersHandle, peer: SocketAddr) -> Result<NewStream, Refusal> {
         let now = Timestamp::now();
         let identity = self.app.access.identify(self.parts, peer, now).await?;
-        let request = subscribe_request(self.parts, &identity, &self.app.config.limits)?;
+        let request = subscribe_request(self.parts, &identity, &self.app.config.limits, &self.app.filters)?;
         if self.app.is_draining() {
             return Err(self.come_back(&request, &Control::Drain, "the server is stopping; try again"));
         }
