@@ -378,7 +378,8 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     let mut given = root.sections("retention").into_iter().peekable();
     while let Some(mut section) = given.next() {
         let pattern: Option<Pattern> = section.find("channels");
-        let caps = read_caps(&mut section, Caps::default());
+        let mut caps = read_caps(&mut section, Caps::default());
+        caps.state_only = section.get("state_only", false);
         let everything = pattern.as_ref().is_none_or(|pattern| pattern.as_str() == "**");
         match pattern {
             _ if everything && given.peek().is_none() => default = Some(caps),
@@ -391,8 +392,9 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
         section.finish();
     }
     let default = default.unwrap_or_else(|| {
-        let age = root.unsaid("retention").get("age", Duration::from_secs(7 * 86_400));
-        Caps { age: Some(age), ..Caps::default() }
+        let mut unsaid = root.unsaid("retention");
+        let age = unsaid.get("age", Duration::from_secs(7 * 86_400));
+        Caps { age: Some(age), state_only: unsaid.get("state_only", false), ..Caps::default() }
     });
     let bytes = match log {
         LogKind::Disk => 4 << 30,
@@ -414,7 +416,8 @@ fn read_caps(section: &mut Section<'_>, default: Caps) -> Caps {
             Some(bytes) => Some(section.within("bytes", Size(bytes), sizes).0),
             None => section.find_within("bytes", sizes).map(|size| size.0),
         },
-        state_only: section.get("state_only", default.state_only),
+        // Which event is the newest of its key is asked of one channel: not of all together.
+        state_only: default.state_only,
     }
 }
 

@@ -65,6 +65,7 @@ macro_rules! log_suite {
             a_reopened_log_is_the_same
             an_ended_channel_takes_nothing_more
             nothing_comes_after_an_end_in_a_batch
+            an_end_sent_again_is_answered_as_before
             a_refused_batch_keeps_no_other_out
             a_channel_without_its_end_begins_anew
             the_newest_with_a_key_are_found

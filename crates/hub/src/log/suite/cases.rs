@@ -14,8 +14,8 @@ pub use super::beside::*;
 use super::{ALL, Logs, append, append_all, at, channel, event, found, from, read_all, view, wait};
 use crate::Timestamp;
 use crate::log::{
-    AppendError, Caps, LOOKED_BACK, Located, Log, NewRecord, Order, ReadLimit, Removal, Retention, Tail,
-    TailItem,
+    AppendError, Caps, LOOKED_BACK, Located, Log, NewRecord, Once, Order, ReadLimit, Removal, Retention,
+    Tail, TailItem,
 };
 
 pub(super) fn unlimited(logs: &mut dyn Logs) -> Arc<dyn Log> {
@@ -706,6 +706,19 @@ pub fn nothing_comes_after_an_end_in_a_batch(logs: &mut dyn Logs) {
     append_all(&*log, vec![plain("a"), at(1, end(&["a"])), plain("b"), at(1, end(&["b"]))]);
     assert_eq!(log.ended(&channel("a")), Some(Sequence(2)));
     assert_eq!(log.ended(&channel("b")), Some(Sequence(4)));
+}
+
+pub fn an_end_sent_again_is_answered_as_before(logs: &mut dyn Logs) {
+    let log = unlimited(logs);
+    let once = |key| Once { key: [key; 32], body: [1; 32], until: Timestamp(1_000) };
+    let batch = || vec![at(1, event(&["a"], "x")), at(1, end(&["a"]))];
+    let first = wait(log.append_once(batch(), once(1))).expect("it is stored");
+    assert_eq!(wait(log.append_once(batch(), once(1))), Ok(first.clone()), "nothing more is stored");
+    assert_eq!(wait(log.append_once(batch(), once(2))), Err(AppendError::Ended(channel("a"))));
+    // What was refused is not remembered.
+    wait(log.purge(channel("a"))).expect("it is removed");
+    assert_eq!(wait(log.append_once(batch(), once(1))), Ok(first));
+    assert_eq!(wait(log.append_once(batch(), once(2))).map(|all| all[0].sequence), Ok(Sequence(3)));
 }
 
 pub fn a_refused_batch_keeps_no_other_out(logs: &mut dyn Logs) {

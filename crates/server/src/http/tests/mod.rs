@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod disk;
+mod ends;
 mod history;
 mod lines;
 mod once;
