@@ -11,6 +11,7 @@
 mod begin;
 mod gather;
 mod plan;
+mod presence;
 mod reading;
 
 use std::collections::VecDeque;

@@ -12,6 +12,7 @@ mod log;
 mod metrics;
 mod page;
 mod parameters;
+mod presence;
 mod publish;
 mod routes;
 mod stats;
@@ -166,6 +167,8 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
         Endpoint::Connection => connections::look(call).await,
         Endpoint::Disconnect => connections::disconnect(call).await,
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
+        Endpoint::Presence => presence::members(call).await,
+        Endpoint::Users => presence::users(call).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

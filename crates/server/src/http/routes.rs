@@ -15,6 +15,8 @@ pub(super) enum Endpoint {
     Connection,
     Disconnect,
     DisconnectUser,
+    Presence,
+    Users,
     Stats,
     Metrics,
     Healthz,
@@ -103,8 +105,8 @@ static OTHERS: &[Route] = &[
     internal("/", &[(Method::GET, Endpoint::Page)]),
     internal("/console/", &[(Method::GET, Later("there is no console yet"))]),
     public("/tidings.js", &[(Method::GET, Later("the client is not built into the server yet"))]),
-    public("/presence", &[(Method::GET, Later("there is no presence yet"))]),
-    internal("/users", &[(Method::GET, Later("there is no presence yet"))]),
+    public("/presence", &[(Method::GET, Endpoint::Presence)]),
+    internal("/users", &[(Method::GET, Endpoint::Users)]),
     public(
         "/subscriptions",
         &[

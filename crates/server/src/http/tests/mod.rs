@@ -5,6 +5,7 @@ mod connections;
 mod disk;
 mod history;
 mod lines;
+mod presence;
 mod publish;
 mod surface;
 
