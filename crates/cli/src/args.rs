@@ -80,6 +80,7 @@ With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
     #[command(after_help = format!("Examples:
   tidings token --sub ada --subscribe 'orders/{{sub}}/*'
       For the page of the user ada: her orders, and what is sent to her.
+  tidings token --sub ada --presence 'rooms/*' --info '{{\"name\":\"Ada\"}}'
   tidings token --sub shop --publish 'orders/**' --publish '$user/*' --ttl 30d
       For a back end that sends to orders and to users.
   curl -H \"Authorization: Bearer $(tidings token --sub ops --admin)\" http://127.0.0.1:4600/stats
@@ -442,6 +443,9 @@ pub(crate) struct Token {
     pub(crate) sub: Option<String>,
     #[command(flatten)]
     pub(crate) grants: Grants,
+    /// What others may read about the user where they see who is there: a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub(crate) info: Option<String>,
     /// How long it is good
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub(crate) ttl: String,

@@ -34,6 +34,8 @@ pub struct SubscribeRequest {
     pub client: Option<ClientId>,
     /// How many bytes the first comment has.
     pub padding: u16,
+    /// The channels of which it is told who is there (`presence=1`).
+    pub presence: Vec<Channel>,
 }
 
 /// Which of the hub's own events (`tidings:…`) a stream gets.
@@ -95,13 +97,17 @@ pub fn subscribe_request(
     };
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
-        if ["$presence", "$stats"].iter().any(|own| pattern.levels().next() == Some(own)) {
+        if pattern.levels().next() == Some("$stats") {
             return Err(Problem::not_implemented(format!(
                 "the channel {:?} is not there yet",
                 pattern.as_str()
             )));
         }
     }
+    let presence = match asked.presence {
+        Some(true) => watched(&asked.channels, identity, control)?,
+        Some(false) | None => Vec::new(),
+    };
     // Read last: what nobody may ask for is not kept among the filters.
     let filter = asked.filter.as_deref().map(|text| filter(text, filters)).transpose()?;
     Ok(SubscribeRequest {
@@ -115,7 +121,36 @@ pub fn subscribe_request(
         only,
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
+        presence,
     })
+}
+
+/// The channels of which a stream with `presence=1` is told who is there: all that it asks for.
+fn watched(asked: &[Pattern], identity: &Identity, control: ControlLevel) -> Result<Vec<Channel>, Problem> {
+    match control {
+        ControlLevel::None => {
+            return Err(Problem::bad_request("presence=1 and only=1 contradict each other"));
+        }
+        ControlLevel::Gaps => {
+            return Err(Problem::bad_request("presence=1 and control=0 contradict each other"));
+        }
+        ControlLevel::Default | ControlLevel::All => {}
+    }
+    if asked.is_empty() {
+        return Err(Problem::bad_request("presence=1 needs a channel to say of who is there"));
+    }
+    let mut channels = Vec::with_capacity(asked.len());
+    for pattern in asked {
+        let channel = pattern.exact().ok_or_else(|| {
+            Problem::bad_request(format!(
+                "presence=1 needs exact channels, and {:?} is a pattern; ask for it in a stream of its own",
+                shortened(pattern.as_str())
+            ))
+        })?;
+        identity.require_presence(pattern)?;
+        channels.push(channel);
+    }
+    Ok(channels)
 }
 
 /// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
@@ -182,6 +217,7 @@ struct Parameters {
     only: Option<bool>,
     client: Option<ClientId>,
     padding: Option<u16>,
+    presence: Option<bool>,
 }
 
 impl Parameters {
@@ -217,10 +253,11 @@ impl Parameters {
                     once(&mut all.client, &name, client)?;
                 }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
+                "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
                 // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
-                "presence" | "poll" if value == "0" => {}
-                "presence" | "poll" | "subscription" => {
+                "poll" if value == "0" => {}
+                "poll" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -259,7 +296,7 @@ pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
     let levels: Vec<&str> = pattern.levels().collect();
     let known = match levels.as_slice() {
-        ["$all" | "$stats" | "$presence"] | ["$presence", ..] => true,
+        ["$all" | "$stats" | "$presence"] => true,
         ["$user", level] => *level != "**",
         [first, ..] => !first.starts_with('$'),
         [] => false,
@@ -390,7 +427,11 @@ mod tests {
         }
         assert_eq!(asked(&seven, "/events?channel=$stats", &[]).unwrap_err().status(), 403);
         assert_eq!(request("channel=$stats").unwrap_err().status(), 501);
-        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 501);
+        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 400);
+        assert_eq!(texts(&request("channel=$presence").unwrap().views), ["$presence", "$all"]);
+        assert_eq!(asked(&seven, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
+        let wide = user("7", &["**"]);
+        assert_eq!(asked(&wide, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -457,7 +498,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in ["presence=1", "poll=1", "subscription=x", "poll="] {
+        for query in ["poll=1", "subscription=x", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");

@@ -12,6 +12,7 @@ mod log;
 mod metrics;
 mod page;
 mod parameters;
+mod presence;
 mod publish;
 mod routes;
 mod stats;
@@ -170,6 +171,8 @@ async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<B
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
         Endpoint::Subscriptions => subscriptions::change(call, body, Form::Full).await,
         Endpoint::Subscribe => subscriptions::change(call, body, Form::Plain).await,
+        Endpoint::Presence => presence::members(call).await,
+        Endpoint::Users => presence::users(call).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

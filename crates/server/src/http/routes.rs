@@ -18,6 +18,8 @@ pub(super) enum Endpoint {
     Subscriptions,
     /// The same in a plainer form.
     Subscribe,
+    Presence,
+    Users,
     Stats,
     Metrics,
     Healthz,
@@ -106,8 +108,8 @@ static OTHERS: &[Route] = &[
     internal("/", &[(Method::GET, Endpoint::Page)]),
     internal("/console/", &[(Method::GET, Later("there is no console yet"))]),
     public("/tidings.js", &[(Method::GET, Later("the client is not built into the server yet"))]),
-    public("/presence", &[(Method::GET, Later("there is no presence yet"))]),
-    internal("/users", &[(Method::GET, Later("there is no presence yet"))]),
+    public("/presence", &[(Method::GET, Endpoint::Presence)]),
+    internal("/users", &[(Method::GET, Endpoint::Users)]),
     public(
         "/subscriptions",
         &[(Method::POST, Endpoint::Subscriptions), (Method::DELETE, Endpoint::Subscriptions)],

@@ -16,7 +16,7 @@ use super::head;
 use super::worker::{NewStream, WorkersHandle};
 use crate::auth::Identity;
 use crate::subscribe::{ControlLevel, SubscribeRequest, requested_start, subscribe_request};
-use crate::{App, Problem, accept};
+use crate::{App, Problem, accept, presence};
 
 /// How long who found no place waits at least before it comes back, and how long at most, as multiples of `retry`.
 const COME_BACK: (u32, u32) = (1, 3);
@@ -120,9 +120,15 @@ impl Answer<'_> {
             return Err(gone(reason).into());
         }
         let (seat, id) = workers.seat();
+        let watching = match request.presence.is_empty() {
+            true => None,
+            false => Some(workers.watch(seat.worker, request.presence.clone()).await),
+        };
         let about = About { id, address: peer, control: request.control, permit, seat };
         let token = identity.expires.map(|expires| expires.since(now));
-        Ok(NewStream { opening: self.opening(request, identity, lens, resume, id), about, token })
+        let info = presence::info(identity.info.as_deref());
+        let opening = self.opening(request, identity, lens, resume, id);
+        Ok(NewStream { opening, about, token, info, watching })
     }
 
     fn opening(

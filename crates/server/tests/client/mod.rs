@@ -58,6 +58,7 @@ pub(crate) async fn start(users: &[(&str, &[&str])]) -> Running {
             user: user.map(|user| user.parse().unwrap()),
             grants: GrantTemplates { publish: grants(publish).subscribe, ..grants(subscribe) },
             admin: user.is_none(),
+            info: None,
             ttl: Duration::from_secs(600),
         };
         new.sign(&key(), "tidings", Timestamp::now()).unwrap().expose().to_owned()
