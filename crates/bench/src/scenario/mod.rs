@@ -9,6 +9,7 @@ mod used;
 
 use self::used::{Used, Watched};
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub seconds: f64,
     /// How often each scenario is run; the medians count.
     pub rounds: usize,
+    /// Where servers have their folders.
+    pub data_dir: PathBuf,
     /// The processors for servers, as `taskset` takes them.
     pub server_cpus: Option<String>,
     /// The processors for clients.
