@@ -396,6 +396,9 @@ pub(crate) struct Bench {
     /// How often each scenario is run; the medians count
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
+    /// Where servers have their folders, and Tidings its log in `durable` [default: that for temporary files]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// The processors that servers run on, like 0 or 0-3 (takes `taskset`)
     #[arg(long, value_name = "CPUS")]
     pub(crate) server_cpus: Option<String>,
