@@ -8,7 +8,7 @@ use http::request::Parts;
 use tidings_hub::{Filter, Filters, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
-use crate::auth::{self, Identity};
+use crate::auth::{self, Identity, Source};
 use crate::{LimitsConfig, Problem, accept, query};
 
 /// What a client asks for, granted as a whole.
@@ -32,6 +32,8 @@ pub struct SubscribeRequest {
     pub only: bool,
     /// The id that the client chose for itself.
     pub client: Option<ClientId>,
+    /// The durable subscription of the stream's user, whose cursor the hub keeps.
+    pub subscription: Option<ClientId>,
     /// How many bytes the first comment has.
     pub padding: u16,
     /// The channels of which it is told who is there (`presence=1`).
@@ -95,6 +97,9 @@ pub fn subscribe_request(
         (false, Some(true)) => ControlLevel::All,
         (false, Some(false)) => ControlLevel::Gaps,
     };
+    if asked.subscription.is_some() && identity.user.is_none() {
+        return Err(needs_user(identity));
+    }
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
         if pattern.levels().next() == Some("$stats") {
@@ -120,6 +125,7 @@ pub fn subscribe_request(
         if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
+        subscription: asked.subscription,
         padding: asked.padding.unwrap_or(0),
         presence,
     })
@@ -153,12 +159,23 @@ fn watched(asked: &[Pattern], identity: &Identity, control: ControlLevel) -> Res
     Ok(channels)
 }
 
-/// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
+/// Where a request wants to begin, whoever sent it, and whether of a durable subscription: for an answer that only says
+/// when to come back.
 ///
 /// # Errors
 /// 400 as for [`subscribe_request`].
-pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<Start, Problem> {
-    Ok(Parameters::read(parts.uri.query(), limits)?.start(parts))
+pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<(Start, bool), Problem> {
+    let asked = Parameters::read(parts.uri.query(), limits)?;
+    Ok((asked.start(parts), asked.subscription.is_some()))
+}
+
+/// A durable subscription belongs to a user. With `--dev` there is one only with a token.
+fn needs_user(identity: &Identity) -> Problem {
+    let detail = "a durable subscription is a user's: it needs a token with a user (sub)";
+    match identity.source() {
+        Source::Dev => Problem::bad_request(format!("{detail}, with --dev too; `tidings token` makes one")),
+        _ => identity.refusal(detail.to_owned()),
+    }
 }
 
 /// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
@@ -216,6 +233,7 @@ struct Parameters {
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
+    subscription: Option<ClientId>,
     padding: Option<u16>,
     presence: Option<bool>,
 }
@@ -252,12 +270,17 @@ impl Parameters {
                         value.parse().map_err(|bad| Problem::bad_request(format!("client: {bad}")))?;
                     once(&mut all.client, &name, client)?;
                 }
+                "subscription" => {
+                    let name =
+                        value.parse().map_err(|bad| Problem::bad_request(format!("subscription: {bad}")))?;
+                    once(&mut all.subscription, "subscription", name)?;
+                }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
                 // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
                 "poll" if value == "0" => {}
-                "poll" | "subscription" => {
+                "poll" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -413,6 +436,22 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_subscription_is_a_users() {
+        let asked_by = |identity: &Identity, query: &str| asked(identity, &format!("/events?{query}"), &[]);
+        let seven = user("7", &[]);
+        let found = asked_by(&seven, "subscription=my%20phone").unwrap();
+        assert_eq!(found.subscription, "my phone".parse().ok());
+        for bad in ["", &"x".repeat(65), "a%0Ab"] {
+            let problem = asked_by(&seven, &format!("subscription={bad}")).unwrap_err();
+            assert_eq!(problem.status(), 400, "{bad}");
+            assert!(problem.detail().starts_with("subscription: "), "{}", problem.detail());
+        }
+        assert_eq!(asked_by(&seven, "subscription=a&subscription=b").unwrap_err().status(), 400);
+        let dev = request("subscription=a").unwrap_err();
+        assert!(dev.status() == 400 && dev.detail().contains("tidings token"), "{}", dev.detail());
+    }
+
+    #[test]
     fn all_of_it_has_to_be_granted() {
         let seven = user("7", &["news", "orders/{sub}/*"]);
         for query in [
@@ -498,7 +537,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in ["poll=1", "subscription=x", "poll="] {
+        for query in ["poll=1", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");

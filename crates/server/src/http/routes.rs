@@ -20,6 +20,9 @@ pub(super) enum Endpoint {
     Subscribe,
     Presence,
     Users,
+    Acknowledge,
+    Queues,
+    FlushQueues,
     Stats,
     Metrics,
     Healthz,
@@ -116,14 +119,8 @@ static OTHERS: &[Route] = &[
     ),
     public("/subscribe", &[(Method::POST, Endpoint::Subscribe), (Method::DELETE, Endpoint::Subscribe)]),
     public("/tickets", &[(Method::POST, Later("there are no tickets yet"))]),
-    internal("/acks", &[(Method::POST, Later("there are no durable subscriptions yet"))]),
-    internal(
-        "/queues",
-        &[
-            (Method::GET, Later("there are no durable subscriptions yet")),
-            (Method::DELETE, Later("there are no durable subscriptions yet")),
-        ],
-    ),
+    internal("/acks", &[(Method::POST, Endpoint::Acknowledge)]),
+    internal("/queues", &[(Method::GET, Endpoint::Queues), (Method::DELETE, Endpoint::FlushQueues)]),
     internal("/explain", &[(Method::GET, Later("refusals can't be explained yet"))]),
 ];
 

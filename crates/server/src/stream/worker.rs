@@ -5,6 +5,7 @@
 
 mod presence;
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,11 +20,12 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tidings_hub::{
     Census, Change, Farewell, Hub, Info, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View,
 };
-use tidings_wire::{Channel, ConnectionId, Event, Position};
+use tidings_wire::{Channel, ClientId, ConnectionId, Event, Position, UserId};
 use tokio::sync::oneshot;
 
 use self::presence::Watchers;
 use super::conn::{About, CloseReason, Conn, ConnectionFilter, ConnectionInfo, Seat};
+use super::holders::{Held, Holders, Holding};
 use super::open::spread;
 use super::sweep::{Slice, sweep};
 use super::timers::{Deadlines, Due, Key, Spans, TICK, Tick, Wheel};
@@ -41,6 +43,9 @@ const RECORDS: usize = 1024;
 const NOISE: u32 = 64 << 10;
 /// How long clients that a drain sends away wait at least and at most, as multiples of `retry`.
 const DRAIN_RETRY: (u32, u32) = (1, 2);
+/// The same for a stream that was replaced: coming back it would end the one that has its subscription now, which would
+/// come back in its turn.
+const REPLACED_RETRY: (u32, u32) = (20, 40);
 /// The reports of this token are the waker's.
 const WAKER: Token = Token(usize::MAX);
 
@@ -96,6 +101,8 @@ enum Order {
     },
     /// To tell those who watch.
     Tell(Vec<Arc<Notice>>),
+    /// To end a stream whose subscription another has.
+    Replace(Arc<Held>),
     /// To close all streams within a time.
     Drain {
         within: Duration,
@@ -119,6 +126,7 @@ pub struct WorkersHandle {
     next: AtomicUsize,
     door: Arc<Doorkeeper>,
     _rounds: Rounds,
+    holders: Arc<Holders>,
 }
 
 #[derive(Debug)]
@@ -186,7 +194,13 @@ impl WorkersHandle {
         let tells: Vec<_> = workers.iter().map(Handle::teller).collect();
         let tell = move |worker: usize, notices| tells[worker](notices);
         let rounds = Rounds::start(door.clone(), hub.clone(), config.presence.online_events, tell)?;
-        Ok(WorkersHandle { workers, next: AtomicUsize::new(0), door, _rounds: rounds })
+        Ok(WorkersHandle {
+            workers,
+            next: AtomicUsize::new(0),
+            door,
+            _rounds: rounds,
+            holders: Arc::default(),
+        })
     }
 
     /// Who is there.
@@ -226,6 +240,15 @@ impl WorkersHandle {
         // The last bits say which worker has it, so that looking it up asks no other.
         let id = u128::from_be_bytes(id) & !0xffff | number as u128 & 0xffff;
         (Seat::take(number, &self.workers[number].taken), ConnectionId(id))
+    }
+
+    /// Gives a durable subscription to a stream that gets a place on this worker, and ends the one that had it.
+    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize) -> Holding {
+        let (holding, before) = self.holders.take(user, name, worker);
+        if let Some(before) = before {
+            self.workers[before.worker].order(Order::Replace(before));
+        }
+        holding
     }
 
     /// Gives a stream to its worker.
@@ -377,6 +400,7 @@ impl Handle {
             inbox,
             shard,
             conns: Vec::new(),
+            holdings: HashMap::new(),
             generation: 0,
             wheel: Wheel::new(),
             due: Vec::new(),
@@ -466,6 +490,8 @@ struct Worker {
     shard: Shard,
     /// By the subscribers' slots.
     conns: Vec<Option<Conn>>,
+    /// The durable subscriptions of those streams that have one, by their slots.
+    holdings: HashMap<u32, Holding>,
     /// The newest connection's.
     generation: u32,
     wheel: Wheel,
@@ -598,6 +624,13 @@ impl Worker {
                     let _ = reply.send(());
                 }
                 Order::Tell(notices) => self.take_notices(notices),
+                Order::Replace(held) => {
+                    // One that is not here yet sees it when it comes, one that is gone has no place.
+                    let key = held.place().map(|place| key_of(Token(place as usize)));
+                    if let Some((id, _)) = key.and_then(|key| found(&mut self.conns, key)) {
+                        self.end(id, CloseReason::Replaced);
+                    }
+                }
                 Order::Drain { within } => {
                     let all = ConnectionFilter::default();
                     let left = self.meant(&all);
@@ -613,7 +646,7 @@ impl Worker {
     }
 
     fn admit(&mut self, stream: NewStream, socket: std::net::TcpStream) {
-        let NewStream { opening, about, token, info, watching } = stream;
+        let NewStream { opening, mut about, token, info, watching } = stream;
         let mut socket = TcpStream::from_std(socket);
         // Before the shard takes in what there is: from then on it is told what comes.
         self.alarm.idle.store(false, Ordering::SeqCst);
@@ -632,6 +665,13 @@ impl Worker {
         let lifetime = (lifetime > Duration::ZERO).then_some(lifetime);
         let mut deadlines = Deadlines::new(self.tick, &self.spans, lifetime, token, spread);
         deadlines.armed = self.wheel.arm(deadlines.next(&self.spans), key);
+        let mut replaced = false;
+        if let Some(holding) = about.holding.take() {
+            // In this order: who takes it over after the look finds the place.
+            holding.placed(token_of(key).0 as u64);
+            replaced = holding.is_replaced();
+            self.holdings.insert(id.0, holding);
+        }
         let slot = id.0 as usize;
         if slot >= self.conns.len() {
             self.conns.resize_with(slot + 1, || None);
@@ -645,6 +685,8 @@ impl Worker {
         more(&self.counters.since, self.now.0);
         if self.draining.is_some() {
             self.end(id, CloseReason::Drain);
+        } else if replaced {
+            self.end(id, CloseReason::Replaced);
         }
     }
 
@@ -738,7 +780,11 @@ impl Worker {
         if !conn.deadlines.end(self.tick, reason) {
             return false;
         }
-        let retry = (reason == CloseReason::Drain).then(|| spread(self.retry, DRAIN_RETRY));
+        let retry = match reason {
+            CloseReason::Drain => Some(spread(self.retry, DRAIN_RETRY)),
+            CloseReason::Replaced => Some(spread(self.retry, REPLACED_RETRY)),
+            _ => None,
+        };
         let farewell = if conn.hears_reasons() { reason.farewell() } else { Farewell::Silent };
         self.shard.finish(id, farewell, retry);
         self.arm(id);
@@ -754,6 +800,9 @@ impl Worker {
         self.unwatch(id);
         self.door.leave(self.number, conn.permit.user(), self.shard.views(id), self.now);
         self.shard.unsubscribe(id);
+        if !self.holdings.is_empty() {
+            self.holdings.remove(&id.0);
+        }
         less(&self.counters.connections, 1);
         less(&self.counters.since, conn.since.0);
         more(&self.counters.closed[reason as usize], 1);
