@@ -138,7 +138,7 @@ impl Durables {
                 // It says nothing, so that what is noted goes on without a gap.
                 None => self.at(state.cursor),
             },
-            Start::Now | Start::History(_) => self.at(state.cursor),
+            Start::Now | Start::History(_) | Start::Latest => self.at(state.cursor),
         };
         state.asked = asked.to_vec();
         state.used = now;
@@ -253,7 +253,8 @@ impl Durables {
         let head = self.log.head();
         Ok(match start {
             Start::Now => head,
-            Start::Earliest => Position { sequence: Sequence::START, ..head },
+            // The newest of a key may be any event that is kept.
+            Start::Earliest | Start::Latest => Position { sequence: Sequence::START, ..head },
             Start::History(count) => {
                 let selections = self.log.newest(views, usize::from(*count), head.sequence)?;
                 let oldest = selections.iter().map(|selection| selection.after).min();

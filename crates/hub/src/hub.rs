@@ -5,18 +5,18 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
+use tidings_wire::{Channel, Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
 use crate::durable::Durables;
 use crate::log::{
     AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
 };
-use crate::resume::{ReplayCaps, Resume, Start};
+use crate::resume::{ReplayCaps, Resume, Start, ended};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
 use crate::window::{Entry, Waker, Window, Writer};
-use crate::{Timestamp, View, Who};
+use crate::{Lens, Timestamp, View};
 
 /// How a hub is to work.
 #[derive(Debug, Clone)]
@@ -305,11 +305,16 @@ impl Hub {
         &self,
         views: &[View],
         start: &Start,
-        who: &Who,
+        lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
         let config = &self.inner.config;
-        Resume::find(&*self.inner.log, &config.cursor_key, config.replay, views, start, who, now)
+        Resume::find(&*self.inner.log, &config.cursor_key, config.replay, views, start, lens, now)
+    }
+
+    /// Which of these channels have ended, and where.
+    pub fn ended(&self, views: &[View]) -> Vec<(Channel, Sequence)> {
+        ended(&*self.inner.log, views)
     }
 
     /// The subscribers of one more worker. `wake` is called, from other threads, when the worker is to call

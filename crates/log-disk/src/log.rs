@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tidings_hub::log::{
     AppendError, Appending, ChannelInfo, Durability, Located, Log, LogStats, NewRecord, Noting, Once, Order,
-    Page, ReadError, ReadLimit, Removing, Retention, Selection, Tail, check_note,
+    Page, ReadError, ReadLimit, Record, Removing, Retention, Selection, Tail, check_note,
 };
 use tidings_hub::{Timestamp, View};
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Lineage};
@@ -323,6 +323,20 @@ impl Log for DiskLog {
             return Box::pin(std::future::ready(Err(error)));
         }
         Box::pin(self.ask(|reply| Job::Note { name, value, reply }))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.shared.catalog().ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.readers.keyed(channel, key, after, limit)?)
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{AppendError, Feed, NewRecord, Once, Record, Removal, Retention, TailItem};
+use tidings_hub::log::{AppendError, Feed, NewRecord, Once, Record, Removal, Retention, TailItem, too_late};
 use tidings_wire::{Channel, Position, Sequence};
 use tokio::sync::oneshot;
 
@@ -63,8 +63,10 @@ impl Shared {
     }
 }
 
+/// The answer to an append.
+type Answer = Result<Vec<Position>, AppendError>;
 /// Answers an append.
-pub(crate) type Appended = oneshot::Sender<Result<Vec<Position>, AppendError>>;
+pub(crate) type Appended = oneshot::Sender<Answer>;
 /// Answers a note.
 pub(crate) type Noted = oneshot::Sender<Result<(), AppendError>>;
 /// Answers a removal.
@@ -360,34 +362,22 @@ impl Writer {
     }
 
     /// The answer that a batch was given when it was stored before.
-    fn answer_before(&self, once: &Once, batch: &[NewRecord]) -> Option<Result<Vec<Position>, AppendError>> {
+    fn answer_before(&self, once: &Once, batch: &[NewRecord]) -> Option<Answer> {
         let remembered = self.store.remembered(once, time_of(batch));
         answered(remembered.map_err(AppendError::from))
     }
 
-    /// What each append is answered, or why nothing of the group is stored.
+    /// The answer to each batch: one that is refused keeps no other out. Or why nothing at all could be stored.
     fn try_store_group(&mut self, group: &Group) -> Result<Vec<Answer>, AppendError> {
         let stored = group.records().filter(|record| record.event.store).count();
         if stored == 0 && group.leaves_nothing() {
-            let head = self.shared.catalog().head;
-            let items: Vec<TailItem> = group
-                .records()
-                .map(|NewRecord { time, event }| {
-                    TailItem::Ephemeral(Record { position: head, time: *time, event: event.clone() })
-                })
-                .collect();
-            // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
-            let catalog = self.shared.catalog_mut();
-            self.shared.feed.announce(&items);
-            drop(catalog);
-            self.shared.feed.flush();
-            return Ok(group.appends.iter().map(|append| Ok(vec![head; append.batch.len()])).collect());
+            return Ok(self.announce_group(group));
         }
         if !self.has_room(group.bytes) {
             return Err(AppendError::Full);
         }
         let mut items = Vec::new();
-        let mut answers = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
         let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
         let mut pages = 4 + group.bytes as u64 / 4_000 + 2 * group.notes.len() as u64;
         let changes = self.transact(|stage, upkeep| {
@@ -403,12 +393,18 @@ impl Writer {
                         continue;
                     }
                 }
-                let mut of_batch = Vec::with_capacity(batch.len());
+                // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
+                if let Some(channel) = stage.ended_by_now(batch) {
+                    answers.push(Err(AppendError::Ended(channel)));
+                    continue;
+                }
+                let mut positions = Vec::with_capacity(batch.len());
                 for NewRecord { time, event } in batch {
                     let position;
                     if event.store {
                         position = stage.push(*time, event)?;
-                        pages += event.to.channels().len() as u64 + 1;
+                        let pages_of_each = if event.key.is_some() { 2 } else { 1 };
+                        pages += event.to.channels().len() as u64 * pages_of_each + 1;
                         items.push(TailItem::Stored(Record { position, time: *time, event: event.clone() }));
                     } else {
                         position = stage.changes.head;
@@ -418,13 +414,13 @@ impl Writer {
                             event: event.clone(),
                         }));
                     }
-                    of_batch.push(position);
+                    positions.push(position);
                 }
                 if let Some(once) = once {
-                    stage.remember(once, &of_batch)?;
+                    stage.remember(once, &positions)?;
                     pages += 3;
                 }
-                answers.push(Ok(of_batch));
+                answers.push(Ok(positions));
             }
             for Note { name, value, .. } in &group.notes {
                 stage.set_note(name, value.as_deref())?;
@@ -438,6 +434,33 @@ impl Writer {
         self.upkeep.pages += pages;
         self.apply(changes, oldest, &items);
         Ok(answers)
+    }
+
+    /// Announces batches of which nothing is kept.
+    fn announce_group(&self, group: &Group) -> Vec<Answer> {
+        let mut items = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
+        // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
+        let catalog = self.shared.catalog_mut();
+        let position = catalog.head;
+        for Append { batch, .. } in &group.appends {
+            let ended = match catalog.has_ended() {
+                true => too_late(batch, |channel| catalog.ended(channel).is_some()),
+                false => None,
+            };
+            if let Some(channel) = ended {
+                answers.push(Err(AppendError::Ended(channel.clone())));
+                continue;
+            }
+            items.extend(batch.iter().map(|NewRecord { time, event }| {
+                TailItem::Ephemeral(Record { position, time: *time, event: event.clone() })
+            }));
+            answers.push(Ok(vec![position; batch.len()]));
+        }
+        self.shared.feed.announce(&items);
+        drop(catalog);
+        self.shared.feed.flush();
+        answers
     }
 
     /// One transaction: either all of it is durable afterwards, or nothing is left of it.
@@ -751,9 +774,6 @@ fn is_busy(error: &StoreError) -> bool {
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
     ))
 }
-
-/// What one append is answered.
-type Answer = Result<Vec<Position>, AppendError>;
 
 /// The answer to an append whose key was used before; `None` if it wasn't.
 fn answered(remembered: Result<Option<Remembered>, AppendError>) -> Option<Answer> {

@@ -383,7 +383,8 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     let mut given = root.sections("retention").into_iter().peekable();
     while let Some(mut section) = given.next() {
         let pattern: Option<Pattern> = section.find("channels");
-        let caps = read_caps(&mut section, Caps::default());
+        let mut caps = read_caps(&mut section, Caps::default());
+        caps.state_only = section.get("state_only", false);
         let everything = pattern.as_ref().is_none_or(|pattern| pattern.as_str() == "**");
         match pattern {
             _ if everything && given.peek().is_none() => default = Some(caps),
@@ -396,14 +397,15 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
         section.finish();
     }
     let default = default.unwrap_or_else(|| {
-        let age = root.unsaid("retention").get("age", WEEK);
+        let mut unsaid = root.unsaid("retention");
+        let age = unsaid.get("age", WEEK);
         // What is sent to a user waits for its devices. A rule for users beats this, and so does one for all.
         if let Ok(users) = "$user/*".parse::<Pattern>()
             && rules.iter().all(|(pattern, _)| !pattern.covers(&users))
         {
             rules.push((users, Caps { age: Some(age), count: Some(USER_EVENTS), ..Caps::default() }));
         }
-        Caps { age: Some(age), ..Caps::default() }
+        Caps { age: Some(age), state_only: unsaid.get("state_only", false), ..Caps::default() }
     });
     let bytes = match log {
         LogKind::Disk => 4 << 30,
@@ -425,7 +427,8 @@ fn read_caps(section: &mut Section<'_>, default: Caps) -> Caps {
             Some(bytes) => Some(section.within("bytes", Size(bytes), sizes).0),
             None => section.find_within("bytes", sizes).map(|size| size.0),
         },
-        state_only: section.get("state_only", default.state_only),
+        // Which event is the newest of its key is asked of one channel: not of all together.
+        state_only: default.state_only,
     }
 }
 

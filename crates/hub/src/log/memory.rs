@@ -2,13 +2,14 @@
 
 mod beside;
 mod channels;
+mod list;
 mod shelf;
 
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use self::beside::{Answers, Notes};
 use self::shelf::Shelf;
@@ -87,6 +88,10 @@ impl MemoryLog {
             && let Some(answer) = state.answers.find(once, *now)
         {
             return answer;
+        }
+        // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
+        if let Some(channel) = state.shelf.ended_by_now(&batch) {
+            return Err(AppendError::Ended(channel));
         }
         let mut positions = Vec::with_capacity(batch.len());
         let mut items = Vec::with_capacity(batch.len());
@@ -170,6 +175,20 @@ impl Log for MemoryLog {
 
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
         Box::pin(ready(self.set_note_now(name, value)))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.lock().shelf.channels.ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.lock().shelf.keyed(self.epoch, channel, key, after, limit))
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {

@@ -1,5 +1,6 @@
 //! The log: one order for everything that is published.
 
+mod ended;
 mod feed;
 mod memory;
 mod retention;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
+pub use ended::too_late;
 pub use feed::{Feed, FeedTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
-pub use retention::{Caps, Retention};
+pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
 
 use crate::{Timestamp, View};
 
@@ -280,8 +282,9 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 /// - A batch to a channel that has ended is refused, ephemeral events too; after an event with [`Event::end`] nothing
 ///   more of the same batch may go to its channels.
 /// - In a channel whose [`Caps`] say `state_only`, a record with a key goes when a newer one with the same key is
-///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier. That raises
-///   no floor: nobody is to be told that it is missing.
+///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier (and if it is
+///   among the [`LOOKED_BACK`] newest ones before that). It goes from that channel; others keep it. That raises no
+///   floor: nobody is to be told that it is missing.
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
 /// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,
@@ -299,10 +302,7 @@ pub trait Log: Send + Sync + 'static {
 
     /// The record that ended a channel: the last one that was stored there, with [`Event::end`]. None after it was
     /// removed, by whatever: then the channel begins anew.
-    fn ended(&self, channel: &Channel) -> Option<Sequence> {
-        let _ = channel;
-        None
-    }
+    fn ended(&self, channel: &Channel) -> Option<Sequence>;
 
     /// Up to `limit` of the newest records of a channel with this key behind a record, the newest first; those whose
     /// `ttl` is over included.
@@ -315,10 +315,7 @@ pub trait Log: Send + Sync + 'static {
         key: &Key,
         after: Sequence,
         limit: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        let _ = (channel, key, after, limit);
-        Ok(Vec::new())
-    }
+    ) -> Result<Vec<Record>, ReadError>;
 
     /// What is noted under a name: small things that have to be kept beside the records, cursors for instance. Names
     /// are any text of up to [`NOTE_NAME`] bytes, values any bytes of up to [`NOTE_VALUE`].

@@ -12,10 +12,12 @@ mod log;
 mod metrics;
 mod page;
 mod parameters;
+mod presence;
 mod publish;
 mod queues;
 mod routes;
 mod stats;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +36,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
+use self::subscriptions::Form;
 use crate::auth::Identity;
 use crate::{App, Problem, stream};
 
@@ -167,6 +170,10 @@ async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<B
         Endpoint::Connection => connections::look(call).await,
         Endpoint::Disconnect => connections::disconnect(call).await,
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
+        Endpoint::Subscriptions => subscriptions::change(call, body, Form::Full).await,
+        Endpoint::Subscribe => subscriptions::change(call, body, Form::Plain).await,
+        Endpoint::Presence => presence::members(call).await,
+        Endpoint::Users => presence::users(call).await,
         Endpoint::Acknowledge => queues::acknowledge(call, body).await,
         Endpoint::Queues => queues::look(call).await,
         Endpoint::FlushQueues => queues::flush(call).await,

@@ -3,6 +3,8 @@
 //! A worker's turn: what the kernel reports, then orders, then new events, then one slice of the sweep, then what is
 //! due in time. Each part has a budget, so that accepts, publishes and slow clients all get theirs.
 
+mod presence;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
@@ -15,16 +17,20 @@ use std::time::{Duration, Instant};
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use tidings_hub::{Farewell, Hub, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View};
-use tidings_wire::{ClientId, ConnectionId, Event, UserId};
+use tidings_hub::{
+    Census, Change, Farewell, Hub, Info, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View,
+};
+use tidings_wire::{Channel, ClientId, ConnectionId, Event, Position, UserId};
 use tokio::sync::oneshot;
 
+use self::presence::Watchers;
 use super::conn::{About, CloseReason, Conn, ConnectionFilter, ConnectionInfo, Seat};
 use super::holders::{Held, Holders, Holding};
 use super::open::spread;
 use super::sweep::{Slice, sweep};
 use super::timers::{Deadlines, Due, Key, Spans, TICK, Tick, Wheel};
 use crate::ServerConfig;
+use crate::presence::{Doorkeeper, Notice, Rounds, Watching};
 use crate::subscribe::ControlLevel;
 
 /// How many reports of the kernel one turn takes.
@@ -50,6 +56,10 @@ pub(crate) struct NewStream {
     pub(crate) about: About,
     /// How long its token is good for.
     pub(crate) token: Option<Duration>,
+    /// What others may read of its token.
+    pub(crate) info: Option<Info>,
+    /// The channels of which it is told who is there, if it asked for that.
+    pub(crate) watching: Option<Watching>,
 }
 
 /// What a worker is told to do.
@@ -68,6 +78,29 @@ enum Order {
         event: Arc<Event>,
         reply: oneshot::Sender<usize>,
     },
+    Change {
+        filter: ConnectionFilter,
+        change: Arc<Change>,
+        /// How many channels a stream may have asked for.
+        limit: usize,
+        reply: oneshot::Sender<Vec<Changed>>,
+    },
+    Follows {
+        views: Arc<[View]>,
+        reply: oneshot::Sender<bool>,
+    },
+    /// To say who is in a channel.
+    Census {
+        channel: Channel,
+        reply: oneshot::Sender<Census>,
+    },
+    /// To count who is in channels that begin to be watched.
+    Count {
+        channels: Arc<[Channel]>,
+        reply: oneshot::Sender<()>,
+    },
+    /// To tell those who watch.
+    Tell(Vec<Arc<Notice>>),
     /// To end a stream whose subscription another has.
     Replace(Arc<Held>),
     /// To close all streams within a time.
@@ -77,11 +110,22 @@ enum Order {
     Stop,
 }
 
+/// One stream whose channels were to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Which one.
+    pub connection: ConnectionId,
+    /// From where on it is shown what was added. None if it would have had too many channels, and was left as it is.
+    pub from: Option<Position>,
+}
+
 /// The workers as the rest of the server sees them. Dropping it ends them, and what streams are left.
 #[derive(Debug)]
 pub struct WorkersHandle {
     workers: Vec<Handle>,
     next: AtomicUsize,
+    door: Arc<Doorkeeper>,
+    _rounds: Rounds,
     holders: Arc<Holders>,
 }
 
@@ -143,9 +187,43 @@ pub struct WorkerStats {
 impl WorkersHandle {
     /// Starts the workers.
     pub(crate) fn start(hub: &Hub, config: &ServerConfig) -> io::Result<WorkersHandle> {
-        let workers = (0..config.workers.get()).map(|number| Handle::start(number, hub, config));
-        let workers = workers.collect::<io::Result<_>>()?;
-        Ok(WorkersHandle { workers, next: AtomicUsize::new(0), holders: Arc::default() })
+        let count = config.workers.get();
+        let door = Doorkeeper::open(hub, count, &config.presence);
+        let workers = (0..count).map(|number| Handle::start(number, hub, config, &door));
+        let workers: Vec<Handle> = workers.collect::<io::Result<_>>()?;
+        let tells: Vec<_> = workers.iter().map(Handle::teller).collect();
+        let tell = move |worker: usize, notices| tells[worker](notices);
+        let rounds = Rounds::start(door.clone(), hub.clone(), config.presence.online_events, tell)?;
+        Ok(WorkersHandle {
+            workers,
+            next: AtomicUsize::new(0),
+            door,
+            _rounds: rounds,
+            holders: Arc::default(),
+        })
+    }
+
+    /// Who is there.
+    pub(crate) fn door(&self) -> &Arc<Doorkeeper> {
+        &self.door
+    }
+
+    /// Registers a stream of a worker as one that watches who is in these channels. Done when it is known who is.
+    pub(crate) async fn watch(&self, worker: usize, channels: Vec<Channel>) -> Watching {
+        let (watching, uncounted) = self.door.watch(worker, channels);
+        if !uncounted.is_empty() {
+            let channels: Arc<[Channel]> = uncounted.into();
+            self.ask(&self.workers, |reply| Order::Count { channels: channels.clone(), reply }).await;
+        }
+        watching
+    }
+
+    /// The streams that follow a channel, by user.
+    pub(crate) async fn census(&self, channel: &Channel) -> Census {
+        let mut all = Census::default();
+        let answers = self.ask(&self.workers, |reply| Order::Census { channel: channel.clone(), reply });
+        answers.await.into_iter().for_each(|census| all.merge(census));
+        all
     }
 
     /// A place for one more stream, on the worker that has the fewest, and an id for it.
@@ -204,6 +282,25 @@ impl WorkersHandle {
         answers.await.into_iter().sum()
     }
 
+    /// Changes what the streams that are meant follow, each as a whole or not at all.
+    pub async fn change(&self, filter: &ConnectionFilter, change: Change, limit: usize) -> Vec<Changed> {
+        let change = Arc::new(change);
+        let answers = self.ask(self.of(filter), |reply| Order::Change {
+            filter: filter.clone(),
+            change: change.clone(),
+            limit,
+            reply,
+        });
+        answers.await.into_iter().flatten().collect()
+    }
+
+    /// Whether a stream follows one of these views, or a part of one.
+    pub async fn follows(&self, views: &[View]) -> bool {
+        let views: Arc<[View]> = views.into();
+        let answers = self.ask(&self.workers, |reply| Order::Follows { views: views.clone(), reply });
+        answers.await.into_iter().any(|follows| follows)
+    }
+
     /// How the streams are doing.
     pub fn stats(&self, now: Timestamp) -> StreamStats {
         let mut all = StreamStats {
@@ -237,6 +334,7 @@ impl WorkersHandle {
 
     /// Tells all workers to close their streams within a time.
     pub(crate) fn drain(&self, within: Duration) {
+        self.door.freeze();
         for worker in &self.workers {
             worker.order(Order::Drain { within });
         }
@@ -286,7 +384,7 @@ impl Drop for WorkersHandle {
 }
 
 impl Handle {
-    fn start(number: usize, hub: &Hub, config: &ServerConfig) -> io::Result<Handle> {
+    fn start(number: usize, hub: &Hub, config: &ServerConfig, door: &Arc<Doorkeeper>) -> io::Result<Handle> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let alarm = Arc::new(Alarm { waker, rung: AtomicBool::new(false), idle: AtomicBool::new(true) });
@@ -315,6 +413,8 @@ impl Handle {
             lifetime: config.limits.lifetime,
             retry: config.retry,
             counters: counters.clone(),
+            door: door.clone(),
+            watchers: Watchers::default(),
             draining: None,
             start: Instant::now(),
             tick: Tick(0),
@@ -336,6 +436,16 @@ impl Handle {
         // A worker that is gone takes no orders; what is in them is dropped, sockets are closed.
         if self.orders.send(order).is_ok() {
             self.alarm.ring();
+        }
+    }
+
+    /// What hands notices to this worker.
+    fn teller(&self) -> impl Fn(Vec<Arc<Notice>>) + Send + use<> {
+        let (orders, alarm) = (self.orders.clone(), self.alarm.clone());
+        move |notices| {
+            if orders.send(Order::Tell(notices)).is_ok() {
+                alarm.ring();
+            }
         }
     }
 }
@@ -392,6 +502,9 @@ struct Worker {
     lifetime: Duration,
     retry: Duration,
     counters: Arc<Counters>,
+    /// Is told who comes and goes.
+    door: Arc<Doorkeeper>,
+    watchers: Watchers,
     draining: Option<Draining>,
     start: Instant,
     /// The present moment, looked up once in a turn.
@@ -438,13 +551,15 @@ impl Worker {
             if orders == Orders::Stop {
                 return;
             }
+            let more_to_tell = self.tell_watchers();
             let more_records = self.shard.consume(RECORDS);
             let more_to_write = self.sweep();
             if passed {
                 self.pass_time();
             }
             self.alarm.idle.store(self.shard.is_empty(), Ordering::SeqCst);
-            busy = orders == Orders::More || more_records || more_to_write || self.shard.ready() > 0;
+            let more = more_to_tell || more_records || more_to_write || self.shard.ready() > 0;
+            busy = orders == Orders::More || more;
         }
     }
 
@@ -490,6 +605,25 @@ impl Worker {
                 Order::Receivers { event, reply } => {
                     let _ = reply.send(self.shard.receivers(&event));
                 }
+                Order::Change { filter, change, limit, reply } => {
+                    let meant: Vec<_> = self.meant(&filter).map(|(id, conn)| (id, conn.id)).collect();
+                    let changed = meant.into_iter().map(|(id, connection)| Changed {
+                        connection,
+                        from: self.change(id, &change, limit),
+                    });
+                    let _ = reply.send(changed.collect());
+                }
+                Order::Follows { views, reply } => {
+                    let _ = reply.send(self.shard.follows(&views));
+                }
+                Order::Census { channel, reply } => {
+                    let _ = reply.send(self.census(&channel));
+                }
+                Order::Count { channels, reply } => {
+                    self.count(&channels);
+                    let _ = reply.send(());
+                }
+                Order::Tell(notices) => self.take_notices(notices),
                 Order::Replace(held) => {
                     // One that is not here yet sees it when it comes, one that is gone has no place.
                     let key = held.place().map(|place| key_of(Token(place as usize)));
@@ -512,7 +646,7 @@ impl Worker {
     }
 
     fn admit(&mut self, stream: NewStream, socket: std::net::TcpStream) {
-        let NewStream { opening, mut about, token } = stream;
+        let NewStream { opening, mut about, token, info, watching } = stream;
         let mut socket = TcpStream::from_std(socket);
         // Before the shard takes in what there is: from then on it is told what comes.
         self.alarm.idle.store(false, Ordering::SeqCst);
@@ -542,7 +676,11 @@ impl Worker {
         if slot >= self.conns.len() {
             self.conns.resize_with(slot + 1, || None);
         }
+        self.door.enter(self.number, about.permit.user(), info.as_ref(), self.shard.views(id), self.now);
         self.conns[slot] = Some(Conn::new(socket, self.generation, deadlines, self.now, about));
+        if let Some(watching) = watching {
+            self.watch(id, watching);
+        }
         more(&self.counters.connections, 1);
         more(&self.counters.since, self.now.0);
         if self.draining.is_some() {
@@ -550,6 +688,22 @@ impl Worker {
         } else if replaced {
             self.end(id, CloseReason::Replaced);
         }
+    }
+
+    /// Changes what one stream follows, unless that would be too much.
+    fn change(&mut self, id: SubscriberId, change: &Change, limit: usize) -> Option<Position> {
+        let mut asked: Vec<&View> = self.shard.views(id).filter(|view| !is_implicit(view)).collect();
+        asked.retain(|view| !change.remove.contains(view));
+        let new = change.add.iter().filter(|view| !asked.contains(view)).count();
+        if asked.len() + new > limit {
+            return None;
+        }
+        let before: Vec<View> = self.shard.views(id).cloned().collect();
+        let from = self.shard.change(id, change.clone());
+        if let Some(Some(conn)) = self.conns.get(id.0 as usize) {
+            self.door.change(self.number, conn.permit.user(), &before, self.shard.views(id), self.now);
+        }
+        Some(from)
     }
 
     fn sweep(&mut self) -> bool {
@@ -572,6 +726,7 @@ impl Worker {
             self.look_after(key);
         }
         self.due = due;
+        self.catch_watchers_up();
         self.drain_some();
     }
 
@@ -642,6 +797,8 @@ impl Worker {
         if self.shard.is_blocked(id) {
             less(&self.counters.blocked, 1);
         }
+        self.unwatch(id);
+        self.door.leave(self.number, conn.permit.user(), self.shard.views(id), self.now);
         self.shard.unsubscribe(id);
         if !self.holdings.is_empty() {
             self.holdings.remove(&id.0);

@@ -439,6 +439,24 @@ mod tests {
     }
 
     #[test]
+    fn keys_tags_and_ends_are_read() {
+        let event = one(
+            r#"{"channel":"a","key":"EUR/USD","tags":{"open":true,"bank":"ecb","price":1.50},"end":true}"#,
+        )
+        .unwrap();
+        assert_eq!(event.key, "EUR/USD".parse().ok());
+        let number = TagValue::Number(Number::new(1.5).unwrap());
+        let tags =
+            [("bank", TagValue::Text("ecb".into())), ("open", TagValue::Bool(true)), ("price", number)];
+        assert!(event.tags.iter().eq(tags.iter().map(|(name, value)| (*name, value))));
+        assert!(event.end && event.store);
+        assert_eq!(event.data, Data::Nothing);
+        let plain = one(r#"{"channel":"a","data":1,"tags":{},"end":false}"#).unwrap();
+        assert_eq!((plain.key, plain.end), (None, false));
+        assert!(plain.tags.is_empty());
+    }
+
+    #[test]
     fn retry_is_clamped() {
         let retry =
             |retry: &str| one(&format!(r#"{{"channel":"a","data":1,"retry":{retry}}}"#)).unwrap().retry;

@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
+use tidings_hub::log::AppendError;
 use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::Event;
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ use super::draft::{self, Keyed};
 use super::{authorise, not_published, put_published};
 use crate::auth::{Identity, invalid_token};
 use crate::http::body::{Pieces, too_large};
+use crate::http::log::unavailable;
 use crate::{App, Problem};
 
 /// How many lines go into the log together, if so many have arrived at once.
@@ -224,11 +226,21 @@ impl Lines {
 
     /// Puts the lines that were read and have no key on their way into the log.
     fn publish_batch(&mut self) {
-        if !self.events.is_empty() {
-            let events = mem::take(&mut self.events);
+        if self.events.is_empty() {
+            return;
+        }
+        let events = mem::take(&mut self.events);
+        let hub = &self.app.hub;
+        let is_ended = |event: &Event| event.to.channels().iter().any(|to| hub.log().ended(to).is_some());
+        if events.iter().any(|event| event.end || is_ended(event)) {
+            // A batch is refused as a whole; each line here is to be refused by itself.
+            for event in events {
+                let publishing = hub.publish_batch(vec![event]);
+                self.group.push(Answer::Publishing(1, Box::pin(publishing)));
+            }
+        } else {
             let count = events.len();
-            let publishing = self.app.hub.publish_batch(events);
-            self.group.push(Answer::Publishing(count, Box::pin(publishing)));
+            self.group.push(Answer::Publishing(count, Box::pin(hub.publish_batch(events))));
         }
     }
 
@@ -273,7 +285,14 @@ impl Answering {
                     }
                 }
                 Err(error) => {
-                    let problem = not_published(&error);
+                    let problem = match error {
+                        // It ended between the look and the log. Which lines that is about, the next try says.
+                        PublishError::Log(AppendError::Ended(_)) if *count > 1 => {
+                            let detail = "a channel of a line beside it ended just now; try again";
+                            unavailable("not_stored", "Not stored", detail.to_owned())
+                        }
+                        error => not_published(&error),
+                    };
                     for _ in 0..*count {
                         put_problem(out, &problem, &self.app);
                     }

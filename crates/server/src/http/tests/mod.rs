@@ -3,9 +3,11 @@
 mod access;
 mod connections;
 mod disk;
+mod ends;
 mod history;
 mod lines;
 mod once;
+mod presence;
 mod publish;
 mod surface;
 
