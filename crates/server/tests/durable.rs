@@ -54,7 +54,7 @@ fn token(user: Option<&str>, subscribe: &[&str], admin: bool) -> String {
         ..GrantTemplates::default()
     };
     let user = user.map(|user| user.parse().unwrap());
-    let new = NewToken { user, grants, admin, ttl: Duration::from_secs(600) };
+    let new = NewToken { user, grants, admin, ttl: Duration::from_secs(600), ..NewToken::default() };
     new.sign(&key(), "tidings", Timestamp::now()).unwrap().expose().to_owned()
 }
 
