@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub};
+use tidings_hub::{Filters, Hub, Polls};
 use tidings_wire::{ConnectionId, Event};
 use tokio::sync::Semaphore;
 
@@ -33,6 +33,8 @@ pub struct App {
     pub(crate) started: Instant,
     /// How many streams there are.
     pub(crate) limits: Arc<Limits>,
+    /// Who polls.
+    pub(crate) polls: Polls,
     /// The filters of its streams.
     pub(crate) filters: Filters,
     /// How far it is with stopping.
@@ -49,6 +51,7 @@ impl App {
     pub fn new(hub: Hub, access: Access, cors: Cors, config: ServerConfig) -> App {
         App {
             limits: Limits::new(&config.limits),
+            polls: Polls::new(&hub),
             filters: Filters::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),

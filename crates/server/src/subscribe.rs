@@ -75,12 +75,16 @@ pub fn subscribe_request(
     limits: &LimitsConfig,
     filters: &Filters,
 ) -> Result<SubscribeRequest, Problem> {
-    if !accept::allows_event_stream(&parts.headers) {
+    let (media, name) = match asks_to_poll(parts.uri.query()) {
+        true => (accept::JSON, "application/json, which a poll is answered with"),
+        false => (accept::EVENT_STREAM, "text/event-stream, which is all there is here"),
+    };
+    if !accept::allows(&parts.headers, media) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,
             "not_acceptable",
-            "Only event streams are to be had here",
-            "Accept excludes text/event-stream, which is all there is here",
+            "Something else is to be had here",
+            format!("Accept excludes {name}"),
         ));
     }
     let asked = Parameters::read(parts.uri.query(), limits)?;
@@ -116,6 +120,11 @@ pub fn subscribe_request(
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
     })
+}
+
+/// Whether a request for events is for one answer (`poll=1`), not for a stream.
+pub(crate) fn asks_to_poll(query: Option<&str>) -> bool {
+    query::pairs(query).any(|pair| pair.is_ok_and(|(name, value)| name == "poll" && value == "1"))
 }
 
 /// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
@@ -176,6 +185,8 @@ struct Parameters {
     last_event_id: Option<String>,
     history: Option<History>,
     if_active: Option<bool>,
+    /// Read by [`asks_to_poll`] too, for it decides who answers.
+    poll: Option<bool>,
     envelope: Option<bool>,
     filter: Option<String>,
     control: Option<bool>,
@@ -217,10 +228,11 @@ impl Parameters {
                     once(&mut all.client, &name, client)?;
                 }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
-                // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
-                "presence" | "poll" if value == "0" => {}
-                "presence" | "poll" | "subscription" => {
+                "poll" => once(&mut all.poll, &name, flag(&name, &value)?)?,
+                // Off is what it is anyway.
+                "presence" if value == "0" => {}
+                "presence" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -440,6 +452,8 @@ mod tests {
             ("envelope", &["0", "1"], &["", "2", "true"]),
             ("control", &["0", "1"], &["", "all"]),
             ("only", &["0", "1"], &["", "yes"]),
+            ("if_active", &["0", "1"], &["", "yes"]),
+            ("poll", &["0", "1"], &["", "yes"]),
             ("client", &["a", "tab-7"], &["", "a%0Ab", &"x".repeat(65)]),
         ] {
             for value in good {
@@ -457,7 +471,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in ["history=latest", "presence=1", "if_active=1", "poll=1", "subscription=x", "poll="] {
+        for query in ["presence=1", "subscription=x"] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");
@@ -541,6 +555,11 @@ mod tests {
             |value: &'static str| asked(&Identity::dev(), "/events", &[("accept", value.as_bytes())]);
         assert_eq!(accept("application/json").unwrap_err().status(), 406);
         assert!(accept("*/*").is_ok());
+        let poll = |value: &'static str| {
+            asked(&Identity::dev(), "/events?p%6fll=1", &[("accept", value.as_bytes())])
+        };
+        assert_eq!(poll("text/event-stream").unwrap_err().status(), 406);
+        assert!(poll("application/json").is_ok() && poll("*/*").is_ok());
     }
 
     /// Patterns that may be granted or asked for: short ones over a small alphabet, so that they meet.
