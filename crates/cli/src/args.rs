@@ -1,5 +1,6 @@
 //! What can be typed: one definition for the parser, the help and the completions.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -55,6 +56,7 @@ period, and whoever comes back misses nothing. A second one ends it at once.
   tidings publish import/7 --end
   tail -f app.log | tidings publish logs/app --stdin
   tidings publish avatar/7 < picture.base64
+  tidings publish orders/7 'paid' --idempotency-key payment-4711
 
 Prints the id of each event once it is stored.
 
@@ -124,6 +126,9 @@ each of them: an event that is missing, doubled or out of order fails the run.
     /// A client process of `bench`, which starts it
     #[command(hide = true)]
     BenchClients,
+    /// Runs a server for `bench`, and ends it with that
+    #[command(hide = true)]
+    BenchServer(BenchServer),
     /// Print completions for a shell
     #[command(after_help = "Examples:
   tidings completions bash > ~/.local/share/bash-completion/completions/tidings
@@ -287,6 +292,9 @@ pub(crate) struct Publish {
     /// Only to who is there now; not kept
     #[arg(long)]
     pub(crate) ephemeral: bool,
+    /// Stored once, however often it is sent within five minutes under this key: a retry prints the first id again
+    #[arg(long, value_name = "KEY", conflicts_with = "stdin")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) server: Server,
 }
@@ -408,6 +416,16 @@ pub(crate) struct Bench {
     /// Fail when a connection costs the server more memory of its own than this
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_memory: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchServer {
+    /// Removed at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The server
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -102,6 +102,9 @@ impl Template<'_> {
         if self.args.ephemeral {
             event = event.ephemeral();
         }
+        if let Some(key) = &self.args.idempotency_key {
+            event = event.idempotency_key(key);
+        }
         if let Some(key) = &self.args.key {
             event = event.key(key);
         }
@@ -179,6 +182,9 @@ pub(crate) fn explain(error: Error, url: &str) -> anyhow::Error {
         }
         Error::Refused(problem) if problem.status == 403 => {
             Some("the token does not grant this; `tidings token --help` shows how to grant".to_owned())
+        }
+        Error::Refused(problem) if problem.kind == "idempotency_key" => {
+            Some("a key is for one event; take another for this one".to_owned())
         }
         Error::NoAnswer(_) => Some(format!("is a server running at {url}? `tidings serve --dev` starts one")),
         _ => None,

@@ -39,6 +39,8 @@ pub struct Publish {
     exclude_client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exclude_connection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -154,6 +156,7 @@ impl Publish {
             exclude_user: None,
             exclude_client: None,
             exclude_connection: None,
+            idempotency_key: None,
         }
     }
 
@@ -275,6 +278,15 @@ impl Publish {
         self.exclude_connection = Some(connection.into());
         self
     }
+
+    /// Stored once, however often it is sent within five minutes: the same publisher, key and event get the first
+    /// answer again. So what failed with [`Error::NoAnswer`] can be sent again. 1 to 256 bytes; for a batch see
+    /// [`Client::publish_all_once`](crate::Client::publish_all_once).
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Publish {
+        self.idempotency_key = Some(key.into());
+        self
+    }
 }
 
 #[cfg(test)]
@@ -299,10 +311,11 @@ mod tests {
                 .ephemeral()
                 .exclude_user("8")
                 .exclude_client("c")
-                .exclude_connection("0"),
+                .exclude_connection("0")
+                .idempotency_key("k"),
             concat!(
                 r#"{"channels":["a"],"users":["7"],"event":"paid","data":["x"],"retry":5000,"ttl":60,"#,
-                r#""store":false,"exclude_user":"8","exclude_client":"c","exclude_connection":"0"}"#
+                r#""store":false,"exclude_user":"8","exclude_client":"c","exclude_connection":"0","idempotency_key":"k"}"#
             ),
         );
         check(

@@ -5,6 +5,7 @@ mod connections;
 mod disk;
 mod history;
 mod lines;
+mod once;
 mod polling;
 mod publish;
 mod surface;
