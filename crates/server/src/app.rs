@@ -79,6 +79,11 @@ impl App {
         self.workers.get()
     }
 
+    /// How many streams there are, and how many wait for an answer instead of one.
+    pub fn open(&self) -> usize {
+        self.limits.open()
+    }
+
     /// How many streams of this server an event is for.
     pub(crate) async fn receivers(&self, event: &Event) -> usize {
         match self.workers() {

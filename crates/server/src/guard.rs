@@ -573,6 +573,13 @@ mod tests {
     const STREAM: &str = "GET /events?channel=a HTTP/1.1\r\nHost: a\r\n\r\n";
 
     #[tokio::test]
+    async fn a_poll_is_not_hypers() {
+        check("GET /events?poll=1 HTTP/1.1\r\nHost: a\r\n\r\n", &[], "poll /events?poll=1").await;
+        let later = "GET /x HTTP/1.1\r\nHost: a\r\n\r\nGET /events?poll=1 HTTP/1.1\r\nHost: a\r\n\r\n";
+        check(later, &["GET /x \"\""], "poll /events?poll=1").await;
+    }
+
+    #[tokio::test]
     async fn a_stream_may_be_the_first_request_or_a_later_one() {
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         check(STREAM, &[], "stream /events?channel=a").await;
