@@ -355,7 +355,8 @@ fn read_timeouts(mut section: Section<'_>, default: TimeoutsConfig) -> TimeoutsC
         head: section.within("head", default.head, range.clone()),
         body: section.within("body", default.body, range.clone()),
         idle: section.within("idle", default.idle, range.clone()),
-        progress: section.within("progress", default.progress, range),
+        progress: section.within("progress", default.progress, range.clone()),
+        poll: section.within("poll", default.poll, range),
     };
     section.finish();
     timeouts
