@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -53,6 +54,8 @@ pub(crate) struct Group {
     pub(crate) counted: u64,
     pub(crate) bytes: u64,
     pub(crate) latencies: Histogram<u64>,
+    /// Those of each span that was asked for.
+    pub(crate) spans: Vec<Histogram<u64>>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -125,7 +128,12 @@ impl Clients {
 
     /// Counts from here on.
     pub(crate) fn begin(&mut self) -> Result<(), BenchError> {
-        self.all_begun(&Order::Begin)
+        self.all_begun(&Order::Begin { timeline: false })
+    }
+
+    /// The same, and remembers when each event was due that is checked, for [`Clients::collect_spans`].
+    pub(crate) fn begin_timeline(&mut self) -> Result<(), BenchError> {
+        self.all_begun(&Order::Begin { timeline: true })
     }
 
     /// The subscribers of a group read no more.
@@ -200,8 +208,17 @@ impl Clients {
 
     /// What each group got since [`Clients::begin`], judged by how many events each channel had.
     pub(crate) fn collect(&mut self, published: &[u64]) -> Result<Vec<Group>, BenchError> {
+        self.collect_spans(published, &[])
+    }
+
+    /// The same, with the latencies of what was due in each of these spans of time.
+    pub(crate) fn collect_spans(
+        &mut self,
+        published: &[u64],
+        spans: &[(u64, u64)],
+    ) -> Result<Vec<Group>, BenchError> {
         for agent in &mut self.agents {
-            agent.order(&Order::Collect { published: published.to_vec() })?;
+            agent.order(&Order::Collect { published: published.to_vec(), spans: spans.to_vec() })?;
         }
         let mut groups: Vec<Group> = Vec::new();
         let mut violations: Vec<(Violations, [u64; 4])> = Vec::new();
@@ -214,7 +231,7 @@ impl Clients {
             cpu += used;
             for (number, report) in reports.into_iter().enumerate() {
                 if groups.len() <= number {
-                    groups.push(Group::default());
+                    groups.push(Group::new(spans.len()));
                     violations.push(Default::default());
                 }
                 let (group, (broken, counts)) = (&mut groups[number], &mut violations[number]);
@@ -222,6 +239,9 @@ impl Clients {
                 group.counted += report.counted;
                 group.bytes += report.bytes;
                 add(&mut group.latencies, &report.latencies);
+                for (sum, span) in group.spans.iter_mut().zip(&report.spans) {
+                    add(sum, span);
+                }
                 broken.add(report.violations);
                 for (sum, count) in
                     counts.iter_mut().zip([report.closed, report.lacking, report.missing, report.excess])
@@ -254,9 +274,16 @@ impl Clients {
     }
 }
 
-impl Default for Group {
-    fn default() -> Group {
-        Group { subscribers: 0, counted: 0, bytes: 0, latencies: histogram(), violations: Vec::new() }
+impl Group {
+    fn new(spans: usize) -> Group {
+        Group {
+            subscribers: 0,
+            counted: 0,
+            bytes: 0,
+            latencies: histogram(),
+            spans: vec![histogram(); spans],
+            violations: Vec::new(),
+        }
     }
 }
 
@@ -268,7 +295,8 @@ impl Agent {
             argv.splice(0..0, ["taskset".to_owned(), "-c".to_owned(), cpus.to_owned()]);
         }
         let mut command = Command::new(&argv[0]);
-        command.args(&argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A group of its own: a terminal's Ctrl-C is for who started it, whose end ends it too.
+        command.args(&argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(failed)?;
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both are pipes");

@@ -18,8 +18,12 @@ mod scan;
 pub mod scenario;
 mod schedule;
 mod server;
+mod servers;
+mod supervisor;
 pub mod target;
 
 pub use error::BenchError;
 pub use machine::machine;
 pub use payload::MARK;
+pub use servers::{Ended, Servers};
+pub use supervisor::supervise;

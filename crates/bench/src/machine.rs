@@ -14,7 +14,7 @@ pub fn machine(settings: &Settings) -> Machine {
     Machine {
         processor: name.map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned()),
         cores: cpus.lines().filter(|line| line.starts_with("processor")).count(),
-        memory: process::field(&read("/proc/meminfo"), "MemTotal:"),
+        memory: process::line(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         server_cpus: settings.server_cpus.clone(),
         client_cpus: settings.client_cpus.clone(),

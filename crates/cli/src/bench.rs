@@ -1,5 +1,7 @@
 //! `tidings bench`: measures servers that push events, this one by default.
 
+mod signals;
+
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,10 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tidings::hub::Timestamp;
 use tidings::server::auth::{KeyConfig, NewToken, Secret};
-use tidings_bench::report;
 use tidings_bench::results::{Results, Run};
 use tidings_bench::scenario::{SCENARIOS, Scenario, Settings, USUAL};
 use tidings_bench::target::Target;
+use tidings_bench::{Servers, report};
 
 use crate::args;
 use crate::outcome::Usage;
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &args::Bench) -> Result<()> {
     let scenarios = scenarios(args)?;
     let settings = settings(args)?;
     let targets = targets(args)?;
+    signals::heed(settings.servers.clone())?;
     let results = measure(&scenarios, &settings, &targets);
     if args.classic {
         output::line(report::classic(&results).trim_end())?;
@@ -75,7 +78,9 @@ fn settings(args: &args::Bench) -> Result<Settings> {
             ));
         }
     }
+    let mut unpinned = None;
     if let Some(cpus) = &args.client_cpus {
+        unpinned = own_cpus();
         // What publishes is this process.
         let pid = std::process::id().to_string();
         let pinned = std::process::Command::new("taskset").args(["-a", "-c", "-p", cpus, &pid]).output();
@@ -85,6 +90,7 @@ fn settings(args: &args::Bench) -> Result<Settings> {
         }
     }
     let this = std::env::current_exe().context("this program does not know where it is")?;
+    let role = |command: &str| vec![this.to_string_lossy().into_owned(), command.to_owned()];
     Ok(Settings {
         subscribers: args.subscribers.map_or(CLASSIC, |count| count as usize),
         rate: args.rate.unwrap_or(10.0),
@@ -93,8 +99,18 @@ fn settings(args: &args::Bench) -> Result<Settings> {
         rounds: args.rounds as usize,
         server_cpus: args.server_cpus.clone(),
         client_cpus: args.client_cpus.clone(),
-        agent: vec![this.to_string_lossy().into_owned(), "bench-clients".to_owned()],
+        unpinned,
+        agent: role("bench-clients"),
+        supervisor: role("bench-server"),
+        servers: Servers::default(),
     })
+}
+
+/// The processors that this process may run on, as `taskset` takes them.
+fn own_cpus() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(list.trim().to_owned())
 }
 
 fn targets(args: &args::Bench) -> Result<Vec<Target>> {

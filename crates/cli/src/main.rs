@@ -40,6 +40,7 @@ fn run(command: Command) -> Result<()> {
             descriptors::raise(None);
             Ok(tidings_bench::agent::run()?)
         }
+        Command::BenchServer(args) => Ok(tidings_bench::supervise(&args.folder, &args.command)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tidings", &mut script);

@@ -2,10 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use harness::{run, stderr, stdout_of, tidings};
+use harness::{PATIENCE, Running, run, stderr, stdout_of, tidings};
+use rustix::process::Signal;
 use serde_json::Value;
 
 mod harness;
@@ -79,14 +83,24 @@ fn what_can_t_be_measured_is_said() {
 }
 
 /// A server that sends each event as often as it is told, in an order it is told.
-fn faulty(send: fn(number: usize, event: &str) -> Vec<String>) -> String {
+fn faulty(send: Send) -> String {
+    serve(send, "HTTP/1.1 200 OK\r\n\r\n", |block| vec![block.to_owned()])
+}
+
+/// What is sent for an event, by its number.
+type Send = fn(number: usize, event: &str) -> Vec<String>;
+/// The pieces in which a block of the stream is written.
+type Frame = fn(block: &str) -> Vec<String>;
+
+/// A server that answers subscribers with this head.
+fn serve(send: Send, head: &'static str, frame: Frame) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let subscribers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
             let subscribers = subscribers.clone();
-            thread::spawn(move || answer(socket, &subscribers, send));
+            thread::spawn(move || answer(socket, &subscribers, send, head, frame));
         }
     });
     format!("http://{address}")
@@ -95,8 +109,11 @@ fn faulty(send: fn(number: usize, event: &str) -> Vec<String>) -> String {
 fn answer(
     mut socket: TcpStream,
     subscribers: &Mutex<Vec<TcpStream>>,
-    send: fn(number: usize, event: &str) -> Vec<String>,
+    send: Send,
+    greeting: &str,
+    frame: Frame,
 ) {
+    socket.set_nodelay(true).unwrap();
     let mut bytes = Vec::new();
     let mut number = 0;
     loop {
@@ -110,7 +127,12 @@ fn answer(
             continue;
         };
         if head.starts_with("GET /events") {
-            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n:ok\n\n").unwrap();
+            // A proxy may send a head in pieces too.
+            let (first, second) = greeting.split_at(9);
+            socket.write_all(first.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            socket.write_all(second.as_bytes()).unwrap();
+            socket.write_all(frame(":ok\n\n").concat().as_bytes()).unwrap();
             subscribers.lock().unwrap().push(socket);
             return;
         }
@@ -126,7 +148,9 @@ fn answer(
         }
         for event in send(number, &body[..length]) {
             for subscriber in subscribers.lock().unwrap().iter_mut() {
-                let _ = subscriber.write_all(format!("data: {event}\n\n").as_bytes());
+                for piece in frame(&format!("data: {event}\n\n")) {
+                    let _ = subscriber.write_all(piece.as_bytes());
+                }
             }
         }
         number += 1;
@@ -135,19 +159,53 @@ fn answer(
     }
 }
 
+/// Measures such a server with three subscribers, each of which counts, and one of which reads every event.
+fn measure(name: &str, url: &str) -> Output {
+    measure_with(name, url, &[])
+}
+
+fn measure_with(name: &str, url: &str, more: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(format!("{name}.toml"));
+    let target = format!(
+        "name = \"{name}\"\nurl = \"{url}\"\nsubscribe = \"/events/{{channel}}\"\n[publish]\npath = \"/publish\"\n"
+    );
+    std::fs::write(&file, target).unwrap();
+    let arguments = ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
+    run(tidings().args(arguments).arg(&file).args(more))
+}
+
+/// Chunks of one to five bytes, so that each mark, number and event is cut somewhere; each with its write or several
+/// in one, in turn.
+fn cut(block: &str) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    let (mut rest, mut seed) = (block, block.len());
+    while !rest.is_empty() {
+        seed = (seed * 1_103_515_245 + 12_345) & 0x7fff_ffff;
+        let (chunk, after) = rest.split_at((1 + seed / 65_536 % 5).min(rest.len()));
+        let piece = format!("{:x}\r\n{chunk}\r\n", chunk.len());
+        if seed & 0x10_0000 == 0 {
+            pieces.push(piece);
+        } else if let Some(last) = pieces.last_mut() {
+            last.push_str(&piece);
+        }
+        rest = after;
+    }
+    pieces
+}
+
+#[test]
+fn a_server_that_cuts_its_chunks_anywhere_passes() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let output = measure("cutting", &serve(|_, event| vec![event.to_owned()], head, cut));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lossy = serve(|number, event| if number == 4 { vec![] } else { vec![event.to_owned()] }, head, cut);
+    let output = measure("lossy", &lossy);
+    assert!(stderr(&output).contains("1 missing"), "{}", stderr(&output));
+}
+
 #[test]
 fn a_server_that_loses_or_doubles_events_fails_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let measure = |name: &str, url: &str| {
-        let file = folder.path().join(format!("{name}.toml"));
-        let target = format!(
-            "name = \"{name}\"\nurl = \"{url}\"\nsubscribe = \"/events/{{channel}}\"\n[publish]\npath = \"/publish\"\n"
-        );
-        std::fs::write(&file, target).unwrap();
-        let arguments =
-            ["bench", "--scenario", "fan-out", "--subscribers", "3", "--seconds", "1", "--target"];
-        run(tidings().args(arguments).arg(&file))
-    };
     let honest = measure("honest", &faulty(|_, event| vec![event.to_owned()]));
     assert_eq!(honest.status.code(), Some(0), "{}", stderr(&honest));
     // What is lost is waited for.
@@ -172,5 +230,107 @@ fn a_server_that_loses_or_doubles_events_fails_the_run() {
         let output = measure(name, &url);
         assert_eq!(output.status.code(), Some(1), "{name}");
         assert!(stderr(&output).contains(what), "{name}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_publisher_that_is_held_up_is_noted() {
+    // As much as sockets hold, and more.
+    let slow = faulty(|_, event| {
+        thread::sleep(Duration::from_millis(250));
+        vec![event.to_owned()]
+    });
+    let output = measure_with("slow", &slow, &["--size", "1048576"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.contains("ms or more after it was due"), "{out}");
+}
+
+/// A target that is this server, started by a script that says its process's id and processors in this folder first.
+fn scripted(folder: &Path) -> PathBuf {
+    let file = folder.join("target.toml");
+    let binary = env!("CARGO_BIN_EXE_tidings");
+    let script = format!(
+        "grep Cpus_allowed_list /proc/self/status > {0}/cpus; echo $$ > {0}/pid.new; mv {0}/pid.new {0}/pid; \
+         exec {binary} serve --dev --log memory --listen 127.0.0.1:$PORT --data-dir $TMP/data",
+        folder.display()
+    );
+    let target = format!(
+        "name = \"scripted\"\ncommand = [\"sh\", \"-c\", '''{script}''']\nready = \"/readyz\"\n\
+         subscribe = \"/events?channel={{channel}}\"\n[publish]\npath = \"/publish?channel={{channel}}\"\n\
+         headers = {{ Content-Type = \"text/plain\" }}\n"
+    );
+    std::fs::write(&file, target).unwrap();
+    file
+}
+
+#[test]
+fn a_benchmark_that_is_ended_leaves_nothing_behind() {
+    for (signal, code) in
+        [(Signal::INT, Some(130)), (Signal::TERM, Some(143)), (Signal::HUP, Some(129)), (Signal::KILL, None)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let tmp = folder.path().join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        let mut bench = Running::start(
+            tidings()
+                .env("TMPDIR", &tmp)
+                .args(["bench", "--scenario", "idle", "--subscribers", "10", "--target"])
+                .arg(scripted(folder.path())),
+        );
+        let pid = until(|| std::fs::read_to_string(folder.path().join("pid")).ok());
+        let server = PathBuf::from(format!("/proc/{}", pid.trim()));
+        assert!(server.exists() && tmp.read_dir().unwrap().count() == 1);
+        bench.signal(signal);
+        assert_eq!(bench.wait().code(), code, "{signal:?}");
+        let is_gone = || !server.exists() && tmp.read_dir().unwrap().count() == 0;
+        // Who is killed can't wait for it.
+        assert!(signal == Signal::KILL || is_gone(), "{signal:?}");
+        until(|| is_gone().then_some(()));
+    }
+}
+
+/// Asks until there is something.
+fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < end, "it did not come");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn clients_that_are_pinned_do_not_pin_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = |status: &str| {
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
+    };
+    let here = allowed(&std::fs::read_to_string("/proc/self/status").unwrap());
+    let first = here.split([',', '-']).next().unwrap();
+    stdout_of(
+        tidings()
+            .args(["bench", "--scenario", "latency-1", "--seconds", "1", "--client-cpus", first, "--target"])
+            .arg(scripted(folder.path())),
+    );
+    assert_eq!(allowed(&std::fs::read_to_string(folder.path().join("cpus")).unwrap()), here);
+}
+
+#[test]
+fn a_server_that_fails_to_start_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for (command, what) in [
+        (r#"["sh", "-c", "echo no licence; exit 3"]"#, "it ended with exit status: 3: no licence"),
+        (r#"["/nowhere/server"]"#, "\"/nowhere/server\" can't be started: No such file"),
+    ] {
+        let file = folder.path().join("target.toml");
+        let target =
+            format!("name = \"x\"\ncommand = {command}\nsubscribe = \"/\"\n[publish]\npath = \"/\"\n");
+        std::fs::write(&file, target).unwrap();
+        let output = run(tidings().args(["bench", "--scenario", "latency-1", "--target"]).arg(&file));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(what), "{}", stderr(&output));
     }
 }

@@ -44,6 +44,32 @@ fn an_event_goes_from_one_command_to_another() {
 }
 
 #[test]
+fn a_publish_under_a_key_is_stored_once_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let publish = |server: &Server, data: &str| {
+        run(server.client("publish").args(["orders/7", data, "--idempotency-key", "payment 1"]))
+    };
+    let server = Server::start(dir.path(), &["--dev"]);
+    let first = publish(&server, "paid");
+    assert!(first.status.success(), "{}", stderr(&first));
+    // Not in order: what was answered is remembered like what was stored.
+    server.running.signal(Signal::KILL);
+    drop(server);
+    let server = Server::start(dir.path(), &["--dev"]);
+    assert_eq!(publish(&server, "paid").stdout, first.stdout);
+    let other = publish(&server, "refunded");
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("take another"), "{}", stderr(&other));
+    stdout_of(server.client("publish").args(["orders/7", "paid"]));
+    let all = stdout_of(server.client("subscribe").args(["orders/7", "--earliest", "--count", "2"]));
+    assert_eq!(all, "orders/7  paid\norders/7  paid");
+    let id = String::from_utf8(first.stdout).unwrap();
+    let after = ["orders/7", "--last-event-id", id.trim(), "--count", "1"];
+    assert_eq!(stdout_of(server.client("subscribe").args(after)), "orders/7  paid", "the id is good");
+    server.stop();
+}
+
+#[test]
 fn each_line_of_the_input_is_an_event() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--dev", "--log", "memory"]);

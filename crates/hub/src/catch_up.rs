@@ -7,6 +7,7 @@ use std::thread;
 use tidings_wire::{CursorKey, EncodedEvent, Sequence};
 
 use crate::Timestamp;
+use crate::conflate::Sight;
 use crate::log::{Log, Order, ReadError, ReadLimit, Record, Selection};
 use crate::window::Waker;
 
@@ -21,6 +22,8 @@ pub(crate) struct PageRequest {
     pub(crate) ticket: Ticket,
     pub(crate) selections: Vec<Selection>,
     pub(crate) through: Sequence,
+    /// Who reads.
+    pub(crate) sight: Sight,
     pub(crate) now: Timestamp,
     pub(crate) reply: Sender<PageAnswer>,
     pub(crate) waker: Arc<Waker>,
@@ -43,6 +46,8 @@ pub(crate) struct PageAnswer {
 #[derive(Debug)]
 pub(crate) struct EncodedPage {
     pub(crate) records: Vec<(Record, EncodedEvent)>,
+    /// How many events are not there because newer ones with the same keys came.
+    pub(crate) skipped: u64,
     pub(crate) through: Sequence,
     pub(crate) floor: Sequence,
 }
@@ -54,13 +59,15 @@ impl EncodedPage {
         request: &PageRequest,
     ) -> Result<EncodedPage, ReadError> {
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
-        let page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
+        let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
+        let skipped = request.sight.choose(log, &mut page.records)?;
         let encode = |record: Record| {
             let encoded = EncodedEvent::new(&record.event, &key.seal(record.position));
             (record, encoded)
         };
         Ok(EncodedPage {
             records: page.records.into_iter().map(encode).collect(),
+            skipped,
             through: page.through,
             floor: page.floor,
         })

@@ -16,6 +16,8 @@ pub(crate) struct Followed {
     pub(crate) recent: VecDeque<u64>,
     /// The index from which on `recent` has everything.
     pub(crate) complete_from: u64,
+    /// It is a channel, and its last event came.
+    pub(crate) ended: bool,
 }
 
 impl Followed {
@@ -75,8 +77,13 @@ impl Index {
         if let Some(id) = known {
             return id;
         }
-        let followed =
-            Followed { view: view.clone(), members: Vec::new(), recent: VecDeque::new(), complete_from };
+        let followed = Followed {
+            view: view.clone(),
+            members: Vec::new(),
+            recent: VecDeque::new(),
+            complete_from,
+            ended: false,
+        };
         let id = match self.free.pop() {
             Some(id) => {
                 self.views[id as usize] = Some(followed);
@@ -119,6 +126,11 @@ impl Index {
 
     pub(crate) fn get_mut(&mut self, id: ViewId) -> Option<&mut Followed> {
         self.views.get_mut(id as usize)?.as_mut()
+    }
+
+    /// All views.
+    pub(crate) fn followed(&self) -> impl Iterator<Item = &Followed> {
+        self.views.iter().flatten()
     }
 
     /// Adds the views that show a channel to `out`.
@@ -251,8 +263,13 @@ mod tests {
     fn the_first_entry_from_an_index_on_is_found() {
         for length in [0, 1, 2, 3, 4, 7, 8, 100] {
             let recent: VecDeque<u64> = (0..length).map(|n| n * 2).collect();
-            let followed =
-                Followed { view: view("a"), members: Vec::new(), recent: recent.clone(), complete_from: 0 };
+            let followed = Followed {
+                view: view("a"),
+                members: Vec::new(),
+                recent: recent.clone(),
+                complete_from: 0,
+                ended: false,
+            };
             for index in 0..length * 2 + 2 {
                 let expected = recent.partition_point(|entry| *entry < index);
                 assert_eq!(followed.first_from(index), expected, "{index} of {length}");

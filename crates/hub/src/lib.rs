@@ -5,12 +5,15 @@
 //! together).
 
 mod catch_up;
+mod conflate;
+pub mod durable;
 mod filter;
 mod hub;
 mod index;
 pub mod log;
 #[cfg(test)]
 mod model;
+mod poll;
 mod presence;
 mod resume;
 mod shard;
@@ -22,12 +25,13 @@ mod window;
 
 pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
+pub use poll::{Answer, Poll, Polls};
 pub use presence::{
     Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
 };
 pub use resume::{ReplayCaps, Resume, Start};
-pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
-pub use subscriber::{Farewell, Say, ToldGap, Who};
+pub use shard::{Cut, Move, Opening, Pending, Shard, ShardStats, SubscriberId};
+pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
 pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};
 pub use time::Timestamp;
 pub use view::View;

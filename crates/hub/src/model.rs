@@ -24,7 +24,7 @@ use crate::log::{
 use crate::resume::{ReplayCaps, Resume, Start};
 use crate::shard::{Opening, Pending, Shard, SubscriberId};
 use crate::window::{Waker, Window, Writer};
-use crate::{Farewell, Say, Timestamp, View, Who};
+use crate::{Farewell, Lens, Say, Tells, Timestamp, View, Who};
 
 const STEPS_A_SEED: u32 = 2_000;
 
@@ -338,7 +338,8 @@ impl World {
             _ => Start::Now,
         };
         let who = Who { user: client.user.map(|user| user.parse().unwrap()), client: None };
-        let resume = Resume::find(&*self.log, &self.key, caps, &client.views, &start, &who, self.now)
+        let lens = Lens::of(who);
+        let resume = Resume::find(&*self.log, &self.key, caps, &client.views, &start, &lens, self.now)
             .expect("memory reads");
         // A new beginning, unless it comes back with a cursor.
         let kept = match &start {
@@ -366,8 +367,8 @@ impl World {
             open: Some("{}".into()),
             framing: if chunked { Framing::Chunked } else { Framing::Raw },
             envelope: client.envelope,
-            user: client.user.map(|user| user.parse().unwrap()),
-            client: None,
+            lens,
+            tells: Tells::default(),
             connection: None,
         };
         let id = self.shards[shard].subscribe(opening, self.now);
@@ -404,7 +405,12 @@ impl World {
             let bytes = match self.shards[shard].pending(id, now) {
                 Pending::Bytes(bytes) => bytes.to_vec(),
                 Pending::Nothing | Pending::Reading => return,
-                Pending::Finished => {
+                Pending::Later if may_be_short => {
+                    self.shards[shard].requeue(id);
+                    return;
+                }
+                Pending::Later => continue,
+                Pending::Finished | Pending::Over => {
                     if let Some(client) = self.client_of(shard, id) {
                         client.connection.as_mut().unwrap().finished = true;
                     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tidings_wire::{CursorKey, GapReason, Position, Sequence};
+use tidings_wire::{Channel, CursorKey, GapReason, Position, Sequence};
 
 use crate::log::{Located, Log, Order, ReadError, ReadLimit, Selection};
-use crate::{Timestamp, View, Who};
+use crate::subscriber::{Beginning, Lens, Only};
+use crate::{Timestamp, View};
 
 /// What a subscriber asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Start {
     Earliest,
     /// The newest so many events of each channel.
     History(u16),
+    /// The newest event of each key in each channel.
+    Latest,
     /// What came after a last event id: the text as it was received, which may be anything.
     Cursor(String),
 }
@@ -36,6 +39,10 @@ pub struct Resume {
     pub(crate) gap: Option<Gap>,
     /// Losses up to this place are told, or were not asked for.
     pub(crate) forgiven: Sequence,
+    /// Which of the channels have ended, and where.
+    pub(crate) ended: Vec<(Channel, Sequence)>,
+    /// There is nothing more to come: all channels have ended, and the client has seen that.
+    over: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -43,11 +50,8 @@ pub(crate) enum From {
     /// After what was durable when the request came.
     Now(Sequence),
     After(Sequence),
-    /// Each channel from a place of its own, up to `through`, then everything.
-    History {
-        selections: Box<[Selection]>,
-        through: Sequence,
-    },
+    /// Something else first, then everything. What is missing in it was not asked for.
+    Beginning(Beginning),
 }
 
 /// Something that can't be replayed.
@@ -64,6 +68,12 @@ impl Resume {
         self.gap.map(|gap| gap.reason)
     }
 
+    /// Whether there is nothing more to come: every channel that was asked for has ended, and the client has seen
+    /// that.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// Finds the place. Reads the log, which may block.
     pub(crate) fn find(
         log: &dyn Log,
@@ -71,28 +81,51 @@ impl Resume {
         caps: ReplayCaps,
         views: &[View],
         start: &Start,
-        who: &Who,
+        lens: &Lens,
+        now: Timestamp,
+    ) -> Result<Resume, ReadError> {
+        let mut found = Resume::place(log, key, caps, views, start, lens, now)?;
+        found.ended = ended(log, views);
+        if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
+            let asked: Vec<_> = views.iter().filter(|view| !view.is_system()).collect();
+            found.over = !asked.is_empty()
+                && found.ended.len() == asked.len()
+                && found.ended.iter().all(|(_, end)| end <= after);
+        }
+        Ok(found)
+    }
+
+    fn place(
+        log: &dyn Log,
+        key: &CursorKey,
+        caps: ReplayCaps,
+        views: &[View],
+        start: &Start,
+        lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
         let head = log.head().sequence;
-        let plain = |from| Resume { from, gap: None, forgiven: Sequence::START };
+        let plain = |from| Resume::new(from, None, Sequence::START);
+        let first = |selections, only| {
+            let beginning = Beginning { selections, through: head, only };
+            Resume::new(From::Beginning(beginning), None, log.floor(views))
+        };
         match start {
             Start::Now | Start::History(0) => Ok(plain(From::Now(head))),
-            Start::Earliest => {
-                Ok(Resume { from: From::After(Sequence::START), gap: None, forgiven: log.floor(views) })
-            }
+            // Nothing was ever kept.
+            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => Ok(plain(From::Now(head))),
+            Start::Earliest => Ok(first(None, Only::Whole)),
+            Start::Latest => Ok(first(None, Only::Latest)),
             Start::History(count) => {
-                let forgiven = log.floor(views);
                 let count = usize::from(*count);
                 let mut selections = log.newest(views, count, head)?;
                 for selection in selections.iter_mut().take(COUNTED_CHANNELS) {
-                    selection.after = newest_shown(log, &selection.view, count, head, who, now)?;
+                    selection.after = newest_shown(log, &selection.view, views, count, head, lens, now)?;
                 }
                 if selections.is_empty() {
                     return Ok(plain(From::Now(head)));
                 }
-                let from = From::History { selections: selections.into(), through: head };
-                Ok(Resume { from, gap: None, forgiven })
+                Ok(first(Some(selections.into()), Only::Whole))
             }
             Start::Cursor(text) => match key.open(text) {
                 Ok(position) => Resume::after(log, caps, views, position, now),
@@ -101,12 +134,13 @@ impl Resume {
         }
     }
 
+    fn new(from: From, gap: Option<Gap>, forgiven: Sequence) -> Resume {
+        Resume { from, gap, forgiven, ended: Vec::new(), over: false }
+    }
+
     fn unknown(head: Sequence) -> Resume {
-        Resume {
-            from: From::Now(head),
-            gap: Some(Gap { reason: GapReason::Unknown, from: None }),
-            forgiven: Sequence::START,
-        }
+        let gap = Gap { reason: GapReason::Unknown, from: None };
+        Resume::new(From::Now(head), Some(gap), Sequence::START)
     }
 
     fn after(
@@ -137,8 +171,17 @@ impl Resume {
             gap_told = gap_told.filter(|gap| gap.reason == GapReason::Epoch).or(gap(GapReason::Limit));
         }
         let forgiven = if gap_told.is_some() { floor } else { Sequence::START };
-        Ok(Resume { from: From::After(after), gap: gap_told, forgiven })
+        Ok(Resume::new(From::After(after), gap_told, forgiven))
     }
+}
+
+/// Which channels among the views have ended, and where.
+pub(crate) fn ended(log: &dyn Log, views: &[View]) -> Vec<(Channel, Sequence)> {
+    let channels = views.iter().filter_map(|view| match view {
+        View::Channel(channel) if !view.is_system() => Some(channel),
+        _ => None,
+    });
+    channels.filter_map(|channel| Some((channel.clone(), log.ended(channel)?))).collect()
 }
 
 /// In so many channels of a pattern the newest events are counted as this subscriber sees them; in further ones the
@@ -152,9 +195,10 @@ const COUNTED_AT_ONCE: usize = 64;
 fn newest_shown(
     log: &dyn Log,
     channel: &View,
+    views: &[View],
     count: usize,
     head: Sequence,
-    who: &Who,
+    lens: &Lens,
     now: Timestamp,
 ) -> Result<Sequence, ReadError> {
     let all = [Selection { view: channel.clone(), after: Sequence::START }];
@@ -163,7 +207,7 @@ fn newest_shown(
     loop {
         let records = COUNTED_AT_ONCE.min(count - shown);
         let page = log.read(&all, Order::Newest, ReadLimit { through, records, bytes: 1 << 20 }, now)?;
-        for record in page.records.iter().filter(|record| !who.is_among(&record.event.exclude)) {
+        for record in page.records.iter().filter(|record| lens.shows(&record.event, views)) {
             shown += 1;
             if shown == count {
                 return Ok(Sequence(record.position.sequence.0 - 1));

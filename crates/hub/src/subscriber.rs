@@ -1,14 +1,18 @@
 //! One subscriber: a cursor with a filter, and what is to be said to it alone.
 
+use std::num::NonZeroU128;
+use std::sync::Arc;
+
 use tidings_wire::{
-    ClientId, ConnectionId, Control, Exclude, Framing, GapReason, Position, Sequence, UserId,
+    Channel, ClientId, ConnectionId, Control, Event, Exclude, Framing, GapReason, Position, Sequence, UserId,
 };
 
-use crate::Timestamp;
 use crate::catch_up::EncodedPage;
+use crate::filter::Filter;
 use crate::index::ViewId;
 use crate::log::Selection;
 use crate::resume::Gap;
+use crate::{Timestamp, View};
 
 /// Who a subscriber is over all its connections, for events that exclude somebody.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,43 @@ impl Who {
     }
 }
 
+/// What a subscriber is shown of all that its views show.
+#[derive(Debug, Clone, Default)]
+pub struct Lens {
+    /// Who looks.
+    pub who: Who,
+    /// What it chose by tags. What is sent to everybody or to its user comes all the same.
+    pub filter: Option<Arc<Filter>>,
+}
+
+impl Lens {
+    /// The lens of somebody who chose nothing.
+    pub fn of(who: Who) -> Lens {
+        Lens { who, filter: None }
+    }
+
+    /// Whether an event is shown that comes through these views.
+    pub fn shows<'a>(&self, event: &Event, views: impl IntoIterator<Item = &'a View>) -> bool {
+        event.is_shown()
+            && !self.who.is_among(&event.exclude)
+            && (self.chooses(event) || {
+                let own = |view: &&View| view.is_system();
+                views.into_iter().filter(own).any(|view| event.to.channels().iter().any(|to| view.shows(to)))
+            })
+    }
+
+    /// Whether the tags are such as it chose.
+    pub(crate) fn chooses(&self, event: &Event) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.matches(&event.tags))
+    }
+
+    /// Whether it makes no difference.
+    pub(crate) fn is_clear(&self) -> bool {
+        let Who { user, client } = &self.who;
+        user.is_none() && client.is_none() && self.filter.is_none()
+    }
+}
+
 /// Why a stream ends, as the subscriber is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
@@ -40,6 +81,8 @@ pub enum Farewell {
     Overloaded,
     /// The server is stopping.
     Drain,
+    /// All its channels have ended.
+    End,
 }
 
 impl Farewell {
@@ -50,6 +93,7 @@ impl Farewell {
             Farewell::Kicked => Some(Control::Kicked),
             Farewell::Overloaded => Some(Control::Overloaded),
             Farewell::Drain => Some(Control::Drain),
+            Farewell::End => Some(Control::End),
         }
     }
 }
@@ -84,8 +128,14 @@ pub(crate) struct Subscriber {
     pub(crate) born: Sequence,
     /// Ephemeral entries before this index are not for it.
     pub(crate) live_from: u64,
-    pub(crate) who: Option<Box<Who>>,
-    pub(crate) connection: Option<ConnectionId>,
+    /// What it is shown, where that is less than all its views show.
+    pub(crate) lens: Option<Box<Lens>>,
+    /// The number of its connection's id, which is random and not zero, in half the room of an optional id.
+    pub(crate) connection: Option<NonZeroU128>,
+    /// Which of the hub's own events it is told.
+    pub(crate) tells: Tells,
+    /// What it will follow from the next place between two events on.
+    pub(crate) change: Option<Box<Change>>,
     /// Set while it reads the log.
     pub(crate) reading: Option<Box<Reading>>,
     /// When it last got an id.
@@ -93,11 +143,44 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
+    /// The id of its connection, if it has one.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.connection.map(|id| ConnectionId(id.get()))
+    }
+
+    /// Keeps in mind that events were passed over, to say so.
+    pub(crate) fn passed_over(&mut self, count: u64) {
+        if self.tells.skipped {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            self.wants.skipped = self.wants.skipped.saturating_add(count);
+        }
+    }
+
     /// Whether this is one of those whom an event excludes.
     pub(crate) fn is_among(&self, exclude: &Exclude) -> bool {
-        (exclude.connection.is_some() && exclude.connection == self.connection)
-            || self.who.as_ref().is_some_and(|who| who.is_among(exclude))
+        (exclude.connection.is_some() && exclude.connection == self.connection())
+            || self.lens.as_ref().is_some_and(|lens| lens.who.is_among(exclude))
     }
+}
+
+/// Which of the hub's own events a subscriber is told, beside the first and gaps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tells {
+    /// That there is nothing more to come.
+    pub end: bool,
+    /// How many events were passed over, of which newer ones came.
+    pub skipped: bool,
+}
+
+/// What a running subscriber is to follow more, and what no more.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// What it follows from now on.
+    pub add: Vec<View>,
+    /// What it follows no more.
+    pub remove: Vec<View>,
+    /// Which channels of those that are added have ended, and where.
+    pub ended: Vec<(Channel, Sequence)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -152,12 +235,16 @@ impl Own {
 pub(crate) struct Wants {
     pub(crate) ping: bool,
     pub(crate) position: bool,
+    /// One of its channels has ended: once it has got everything, it is to be seen whether all have.
+    pub(crate) end: bool,
+    /// So many events were passed over.
+    pub(crate) skipped: u32,
     pub(crate) finish: Finish,
 }
 
 impl Wants {
     pub(crate) fn anything(self) -> bool {
-        self.ping || self.position || matches!(self.finish, Finish::Say { .. })
+        self.ping || self.position || self.skipped > 0 || matches!(self.finish, Finish::Say { .. })
     }
 }
 
@@ -171,13 +258,15 @@ pub(crate) enum Finish {
     },
     /// The last bytes are said or on their way.
     Said,
+    /// The same, and there is nothing more to come for it.
+    Over,
 }
 
 /// A subscriber that is behind the window, or came with something that only the log knows.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// Each channel from a place of its own, up to and with a record.
-    pub(crate) starts: Option<(Box<[Selection]>, Sequence)>,
+    /// What is read otherwise than the rest.
+    pub(crate) beginning: Option<Beginning>,
     /// Losses up to this place were told.
     pub(crate) forgiven: Sequence,
     /// To be told before the first record.
@@ -186,6 +275,26 @@ pub(crate) struct Reading {
     /// A page was read. Until then the window is not good enough, even where it has everything: only the log knows
     /// what was removed.
     pub(crate) looked: bool,
+}
+
+/// What a newcomer reads first, up to and with a record.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    /// Each channel from a place of its own; the views from where it is, if there are none.
+    pub(crate) selections: Option<Box<[Selection]>>,
+    pub(crate) through: Sequence,
+    pub(crate) only: Only,
+}
+
+/// Which events a page is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Only {
+    /// All.
+    Whole,
+    /// Of those with a key the newest.
+    Conflated,
+    /// The newest of each key, and no other.
+    Latest,
 }
 
 #[derive(Debug)]
@@ -198,7 +307,13 @@ pub(crate) enum PageState {
 
 impl Reading {
     pub(crate) fn mid_stream() -> Reading {
-        Reading { starts: None, forgiven: Sequence::START, gap: None, page: PageState::Needed, looked: false }
+        Reading {
+            beginning: None,
+            forgiven: Sequence::START,
+            gap: None,
+            page: PageState::Needed,
+            looked: false,
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tidings_wire::{ClientId, Cursor, Event, Position, UserId};
 use tokio::sync::Notify;
 
+use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::log::{ReadError, Record};
 use crate::resume::Start;
 use crate::shard::{Cut, Shard, SubscriberId, Taken};
-use crate::subscriber::{ToldGap, Who};
+use crate::subscriber::{Lens, ToldGap, Who};
 use crate::{Timestamp, View};
 
 /// What a subscriber in the same process follows.
@@ -24,12 +25,15 @@ pub struct Subscribe {
     pub user: Option<UserId>,
     /// The id that it chose, likewise.
     pub client: Option<ClientId>,
+    /// What it wants of its channels, by the events' tags.
+    pub filter: Option<Arc<Filter>>,
 }
 
 impl Subscribe {
     /// From now on, as nobody in particular.
     pub fn new(views: impl IntoIterator<Item = View>) -> Subscribe {
-        Subscribe { views: views.into_iter().collect(), start: Start::Now, user: None, client: None }
+        let views = views.into_iter().collect();
+        Subscribe { views, start: Start::Now, user: None, client: None, filter: None }
     }
 }
 
@@ -45,6 +49,8 @@ pub enum Delivery {
     },
     /// Something that should have been here can't be replayed.
     Gap(ToldGap),
+    /// All its channels have ended: there is nothing more to come.
+    End,
 }
 
 impl Delivery {
@@ -52,7 +58,7 @@ impl Delivery {
     pub fn event(&self) -> Option<&Event> {
         match self {
             Delivery::Event { record, .. } => Some(&record.event),
-            Delivery::Gap(_) => None,
+            Delivery::Gap(_) | Delivery::End => None,
         }
     }
 }
@@ -80,13 +86,14 @@ impl Subscription {
     pub(crate) fn open(hub: &Hub, subscribe: Subscribe) -> Result<Subscription, ReadError> {
         let now = Timestamp::now();
         let who = Who { user: subscribe.user, client: subscribe.client };
-        let resume = hub.resume(&subscribe.views, &subscribe.start, &who, now)?;
+        let lens = Lens { who, filter: subscribe.filter };
+        let resume = hub.resume(&subscribe.views, &subscribe.start, &lens, now)?;
         let news = Arc::new(Notify::new());
         let mut shard = hub.shard({
             let news = news.clone();
             Box::new(move || news.notify_one())
         });
-        let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, who, now);
+        let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, lens, now);
         let taken = gap.map(Delivery::Gap).into_iter().collect();
         Ok(Subscription { hub: hub.clone(), shard, id, news, taken, opened_at })
     }
@@ -120,6 +127,8 @@ impl Subscription {
                     self.taken.extend(records.into_iter().map(event));
                 }
                 Taken::Gap(gap) => self.taken.push_back(Delivery::Gap(gap)),
+                Taken::Later => {}
+                Taken::End => return Ok(Some(Delivery::End)),
                 Taken::Nothing => return Ok(None),
                 Taken::Cut(Cut::LogFailed | Cut::Overtaken) => return Err(SubscriptionError::LogFailed),
             }

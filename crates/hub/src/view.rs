@@ -20,6 +20,11 @@ impl View {
         }
     }
 
+    /// Whether it shows channels of the hub's own: what is sent to a user, to everybody.
+    pub fn is_system(&self) -> bool {
+        self.as_str().starts_with('$')
+    }
+
     /// The channel's or pattern's text.
     pub fn as_str(&self) -> &str {
         match self {

@@ -5,11 +5,11 @@
 //! when the window and every reader that has come to it have let go of it. A reader that was away for longer than that
 //! finds its link dead, and goes on at the window's beginning.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use tidings_wire::{EncodedEvent, Epoch, Position, Sequence};
+use tidings_wire::{Channel, EncodedEvent, Epoch, Key, Position, Sequence};
 
 use crate::Timestamp;
 use crate::log::Record;
@@ -27,14 +27,32 @@ pub(crate) struct Entry {
     pub(crate) ephemeral: bool,
     /// Not everybody whose views show the event gets it, or not at every time: each subscriber is to be asked.
     pub(crate) selective: bool,
+    /// For each target of an event with a key the index of the next entry with that key there, once there is one.
+    newer: Box<[AtomicU64]>,
     removed: AtomicBool,
 }
+
+/// There is no newer entry.
+const NONE: u64 = u64::MAX;
 
 impl Entry {
     pub(crate) fn new(record: Record, encoded: EncodedEvent, ephemeral: bool) -> Entry {
         let event = &record.event;
-        let selective = ephemeral || event.ttl.is_some() || !event.exclude.is_empty();
-        Entry { record, encoded, ephemeral, selective, removed: AtomicBool::new(false) }
+        let selective = ephemeral
+            || event.ttl.is_some()
+            || !event.exclude.is_empty()
+            || event.key.is_some()
+            || !event.is_shown();
+        let keyed = if event.key.is_some() { event.to.channels().len() } else { 0 };
+        let newer = (0..keyed).map(|_| AtomicU64::new(NONE)).collect();
+        Entry { record, encoded, ephemeral, selective, newer, removed: AtomicBool::new(false) }
+    }
+
+    /// The index of the next entry with this one's key in a channel, if it is one of the targets and has come.
+    pub(crate) fn newer_in(&self, channel: &Channel) -> Option<u64> {
+        let target = self.record.event.to.channels().iter().position(|target| target == channel)?;
+        let newer = self.newer.get(target)?.load(Ordering::Acquire);
+        (newer != NONE).then_some(newer)
     }
 
     pub(crate) fn sequence(&self) -> Sequence {
@@ -142,6 +160,7 @@ impl Window {
             closed_bytes: 0,
             max_bytes,
             max_records,
+            keyed: HashMap::new(),
         };
         (window, writer)
     }
@@ -197,6 +216,8 @@ pub(crate) struct Writer {
     closed_bytes: usize,
     max_bytes: usize,
     max_records: usize,
+    /// The newest entry in the window of each key in each channel: the segment, and the index.
+    keyed: HashMap<(Channel, Key), (Weak<Segment>, u64)>,
 }
 
 impl Writer {
@@ -219,7 +240,41 @@ impl Writer {
         let sequence = entry.sequence();
         if self.last.slots[slot].set(entry).is_ok() {
             self.next += 1;
+            self.link(slot);
             self.window.newest.store(sequence.0, Ordering::Release);
+        }
+    }
+
+    /// Tells the entries before with the key of a new one that there is a newer one, so that readers who are behind
+    /// find it in one step.
+    fn link(&mut self, slot: usize) {
+        let Some(entry) = self.last.slots[slot].get() else { return };
+        let Some(key) = &entry.record.event.key else { return };
+        let index = self.next - 1;
+        for channel in entry.record.event.to.channels() {
+            let newest = (Arc::downgrade(&self.last), index);
+            let before = self.keyed.insert((channel.clone(), key.clone()), newest);
+            let segment = before.as_ref().and_then(|(segment, _)| segment.upgrade());
+            let Some((segment, (_, before))) = segment.zip(before) else { continue };
+            let Some(older) = segment.get(before) else { continue };
+            let target = older.record.event.to.channels().iter().position(|target| target == channel);
+            if let Some(newer) = target.and_then(|target| older.newer.get(target)) {
+                newer.store(index, Ordering::Release);
+            }
+        }
+    }
+
+    /// Forgets the keys whose newest entries go with a segment.
+    fn unlink(&mut self, segment: &Segment) {
+        let entries = (segment.first..).zip(&segment.slots).map_while(|(at, slot)| Some((at, slot.get()?)));
+        for (at, entry) in entries {
+            let Some(key) = &entry.record.event.key else { continue };
+            for channel in entry.record.event.to.channels() {
+                let place = (channel.clone(), key.clone());
+                if self.keyed.get(&place).is_some_and(|(_, newest)| *newest == at) {
+                    self.keyed.remove(&place);
+                }
+            }
         }
     }
 
@@ -242,6 +297,7 @@ impl Writer {
         self.closed.push_back(self.last_bytes);
         self.closed_bytes += self.last_bytes;
         self.last_bytes = 0;
+        let mut gone = Vec::new();
         let mut segments = self.window.segments.lock().unwrap_or_else(PoisonError::into_inner);
         segments.push_back(next.clone());
         // The segment in use is never dropped, nor is the one before it: a window that has just begun a segment is
@@ -252,11 +308,14 @@ impl Writer {
             if !over {
                 break;
             }
-            segments.pop_front();
+            gone.extend(segments.pop_front());
             self.closed_bytes -= self.closed.pop_front().unwrap_or_default();
             self.window.oldest.store(segments[0].first, Ordering::Release);
         }
         drop(segments);
+        for segment in gone {
+            self.unlink(&segment);
+        }
         // Linked last: a reader that finds the link finds every slot before it filled.
         let _ = self.last.next.set(Arc::downgrade(&next));
         self.last = next;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use tidings_hub::log::{Caps, MemoryLog, MemoryLogConfig, NewRecord, Retention};
-use tidings_hub::{Hub, HubConfig, Opening, Pending, Say, Shard, Start, SubscriberId, Timestamp, View, Who};
+use tidings_hub::{
+    Hub, HubConfig, Lens, Opening, Pending, Say, Shard, Start, SubscriberId, Tells, Timestamp, View,
+};
 use tidings_wire::{Channel, CursorKey, Data, Epoch, Event, Framing, Pattern, Targets};
 
 const NOW: Timestamp = Timestamp(1);
@@ -34,14 +36,14 @@ impl Worker {
     fn subscribe(&mut self, views: &[&str], framing: Framing, envelope: bool) -> SubscriberId {
         let views: Vec<View> = views.iter().map(|text| text.parse::<Pattern>().unwrap().into()).collect();
         let opening = Opening {
-            resume: self.hub.resume(&views, &Start::Now, &Who::default(), NOW).unwrap(),
+            resume: self.hub.resume(&views, &Start::Now, &Lens::default(), NOW).unwrap(),
             views,
             head: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
             open: None,
             framing,
             envelope,
-            user: None,
-            client: None,
+            lens: Lens::default(),
+            tells: Tells::default(),
             connection: None,
         };
         self.shard.subscribe(opening, NOW)

@@ -46,6 +46,7 @@ async fn data(subscription: &mut Subscription) -> String {
     match next(subscription).await {
         Delivery::Event { record, .. } => record.event.data.as_str().to_owned(),
         Delivery::Gap(gap) => format!("gap {}", gap.reason),
+        Delivery::End => "end".to_owned(),
     }
 }
 

@@ -234,7 +234,7 @@ fn tags(from: &mut Reader<'_>) -> Option<Tags> {
     Tags::new(tags).ok()
 }
 
-fn number(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -247,16 +247,17 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What is left to read of a row.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (array, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*array)
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -305,9 +306,8 @@ mod tests {
             (-1e9..1e9).prop_map(|number| TagValue::Number(Number::new(number).unwrap())),
             any::<bool>().prop_map(TagValue::Bool),
         ];
-        let tags = prop::collection::btree_map("[a-zäß-]{1,9}", value, 0..4).prop_map(|tags| {
-            Tags::new(tags.into_iter().map(|(name, value)| (name.into(), value))).unwrap()
-        });
+        let tags = prop::collection::btree_map("[a-zäß-]{1,9}", value, 0..4)
+            .prop_map(|tags| Tags::new(tags.into_iter().map(|(name, value)| (name.into(), value))).unwrap());
         let chosen_by = (prop::option::of("[^\\p{Cc}]{1,9}"), tags, any::<bool>());
         let said = (any::<String>(), 0..3_u8);
         (targets, "[a-z.]{1,9}", said, any::<[Option<u32>; 2]>(), exclude, chosen_by).prop_map(

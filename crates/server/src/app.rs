@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::Hub;
-use tidings_wire::Event;
+use tidings_hub::{Filters, Hub};
+use tidings_wire::{ConnectionId, Event};
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
@@ -33,6 +33,8 @@ pub struct App {
     pub(crate) started: Instant,
     /// How many streams there are.
     pub(crate) limits: Arc<Limits>,
+    /// The filters of its streams.
+    pub(crate) filters: Filters,
     /// How far it is with stopping.
     pub(crate) drain: Drain,
     /// Who has the streams, once the server serves some.
@@ -47,6 +49,7 @@ impl App {
     pub fn new(hub: Hub, access: Access, cors: Cors, config: ServerConfig) -> App {
         App {
             limits: Limits::new(&config.limits),
+            filters: Filters::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),
             hub,
@@ -79,6 +82,11 @@ impl App {
             Some(workers) => workers.receivers(&Arc::new(event.clone())).await,
             None => 0,
         }
+    }
+
+    /// What only the stream without a user itself is told, for it to be managed with.
+    pub(crate) fn secret_of(&self, connection: ConnectionId) -> String {
+        self.hub.key().secret_of(connection)
     }
 
     /// Whether it takes no new streams any more.

@@ -1,9 +1,11 @@
 //! A subscribe request: what is asked for, and whether it is granted. The only place that decides this, for all
 //! transports.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use http::request::Parts;
-use tidings_hub::{Start, View};
+use tidings_hub::{Filter, Filters, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
 use crate::auth::{self, Identity};
@@ -20,8 +22,12 @@ pub struct SubscribeRequest {
     pub start: Start,
     /// Whether events come untyped, in an envelope (`envelope=1`).
     pub envelope: bool,
+    /// Which events of its channels are wanted, by their tags.
+    pub filter: Option<Arc<Filter>>,
     /// Which of the hub's own events are sent.
     pub control: ControlLevel,
+    /// Whether there is to be no stream where nothing happens (`if_active=1`).
+    pub if_active: bool,
     /// Whether what would be a gap ends the request before the stream begins, with 410 (`only=1`).
     pub only: bool,
     /// The id that the client chose for itself.
@@ -45,6 +51,13 @@ pub enum ControlLevel {
     All,
 }
 
+impl ControlLevel {
+    /// Whether the reason of a close is said.
+    pub(crate) fn hears_reasons(self) -> bool {
+        matches!(self, ControlLevel::Default | ControlLevel::All)
+    }
+}
+
 /// The largest `padding`.
 const MOST_PADDING: u16 = 4096;
 
@@ -62,6 +75,7 @@ pub fn subscribe_request(
     parts: &Parts,
     identity: &Identity,
     limits: &LimitsConfig,
+    filters: &Filters,
 ) -> Result<SubscribeRequest, Problem> {
     if !accept::allows_event_stream(&parts.headers) {
         return Err(Problem::new(
@@ -94,12 +108,16 @@ pub fn subscribe_request(
         Some(true) => watched(&asked.channels, identity, control)?,
         Some(false) | None => Vec::new(),
     };
+    // Read last: what nobody may ask for is not kept among the filters.
+    let filter = asked.filter.as_deref().map(|text| filter(text, filters)).transpose()?;
     Ok(SubscribeRequest {
         views: views(&asked.channels, identity, only),
         asked: asked.channels,
         start,
         envelope: asked.envelope.unwrap_or(false),
+        filter,
         control,
+        if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
         padding: asked.padding.unwrap_or(0),
@@ -191,8 +209,10 @@ struct Parameters {
     appended_event_id: Option<String>,
     /// `last_event_id`, `lastEventID`.
     last_event_id: Option<String>,
-    history: Option<u16>,
+    history: Option<History>,
+    if_active: Option<bool>,
     envelope: Option<bool>,
+    filter: Option<String>,
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
@@ -215,7 +235,7 @@ impl Parameters {
                             limits.channels
                         )));
                     }
-                    let pattern = channel(&value)?;
+                    let pattern = channel_pattern(&value)?;
                     if !all.channels.contains(&pattern) {
                         all.channels.push(pattern);
                     }
@@ -224,6 +244,7 @@ impl Parameters {
                 "last_event_id" | "lastEventID" => keep_event_id(&mut all.last_event_id, &value),
                 "history" => once(&mut all.history, &name, history(&value, limits)?)?,
                 "envelope" => once(&mut all.envelope, &name, flag(&name, &value)?)?,
+                "filter" => once(&mut all.filter, &name, value.into_owned())?,
                 "control" => once(&mut all.control, &name, flag(&name, &value)?)?,
                 "only" => once(&mut all.only, &name, flag(&name, &value)?)?,
                 "client" => {
@@ -234,8 +255,9 @@ impl Parameters {
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
                 // Off is what they are anyway.
-                "if_active" | "poll" if value == "0" => {}
-                "if_active" | "poll" | "filter" | "subscription" => {
+                "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
+                "poll" if value == "0" => {}
+                "poll" | "subscription" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -253,8 +275,9 @@ impl Parameters {
             [&header, &self.appended_event_id, &self.last_event_id].into_iter().find_map(Option::as_deref);
         match (id, self.history) {
             (Some(id), _) => start_of(id),
-            (None, None | Some(0)) => Start::Now,
-            (None, Some(count)) => Start::History(count),
+            (None, None | Some(History::Newest(0))) => Start::Now,
+            (None, Some(History::Newest(count))) => Start::History(count),
+            (None, Some(History::Latest)) => Start::Latest,
         }
     }
 }
@@ -266,7 +289,8 @@ fn keep_event_id(slot: &mut Option<String>, value: &str) {
     }
 }
 
-fn channel(text: &str) -> Result<Pattern, Problem> {
+/// A channel or pattern that may be asked for.
+pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let bad =
         |why: &dyn std::fmt::Display| Problem::bad_request(format!("channel {:?}: {why}", shortened(text)));
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
@@ -285,11 +309,27 @@ fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(100)]
 }
 
-fn history(value: &str, limits: &LimitsConfig) -> Result<u16, Problem> {
+/// What a newcomer wants to see of what came before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// So many of the newest events of each channel.
+    Newest(u16),
+    /// The newest event of each key.
+    Latest,
+}
+
+fn history(value: &str, limits: &LimitsConfig) -> Result<History, Problem> {
     if value == "latest" {
-        return Err(not_built("history=latest"));
+        return Ok(History::Latest);
     }
-    number("history", value, u16::try_from(limits.history).unwrap_or(u16::MAX))
+    let most = u16::try_from(limits.history).unwrap_or(u16::MAX);
+    number("history", value, most)
+        .map(History::Newest)
+        .map_err(|_| Problem::bad_request(format!("history is a number from 0 to {most}, or \"latest\"")))
+}
+
+fn filter(text: &str, filters: &Filters) -> Result<Arc<Filter>, Problem> {
+    filters.read(text).map_err(|bad| Problem::bad_request(format!("filter, {bad}")).column(bad.column))
 }
 
 fn number(name: &str, value: &str, max: u16) -> Result<u16, Problem> {
@@ -336,7 +376,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        subscribe_request(&parts, identity, &LimitsConfig::default())
+        subscribe_request(&parts, identity, &LimitsConfig::default(), &Filters::default())
     }
 
     fn request(query: &str) -> Result<SubscribeRequest, Problem> {
@@ -458,21 +498,37 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in [
-            "history=latest",
-            "filter=a",
-            "presence=1",
-            "if_active=1",
-            "poll=1",
-            "subscription=x",
-            "filter=",
-            "poll=",
-        ] {
+        for query in ["poll=1", "subscription=x", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");
         }
         assert!(request("presence=0&if_active=0&poll=0").is_ok());
+    }
+
+    #[test]
+    fn presence_is_for_exact_channels_of_which_it_is_granted() {
+        let channels = |query: &str| request(query).map(|found| found.presence);
+        assert_eq!(
+            channels("channel=a&channel=b/c&presence=1").unwrap(),
+            ["a", "b/c"].map(|n| n.parse().unwrap())
+        );
+        assert_eq!(channels("channel=a&presence=0").unwrap(), []);
+        assert_eq!(channels("channel=a").unwrap(), []);
+        for bad in [
+            "channel=a/*",
+            "channel=a&channel=**",
+            "",
+            "channel=a&only=1",
+            "channel=a&control=0",
+            "channel=a&presence=0",
+        ] {
+            assert_eq!(request(&format!("{bad}&presence=1")).unwrap_err().status(), 400, "{bad}");
+        }
+        assert_eq!(request("channel=a&presence=yes").unwrap_err().status(), 400);
+        // A grant to subscribe is none to see who is there.
+        let seven = user("7", &["a"]);
+        assert_eq!(asked(&seven, "/events?channel=a&presence=1", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -483,6 +539,24 @@ mod tests {
         assert_eq!(found.client.unwrap().as_str(), "tab");
         assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
         assert_eq!(request("").unwrap().control, ControlLevel::Default);
+    }
+
+    #[test]
+    fn a_filter_is_read_or_refused_where_it_is_wrong() {
+        let found = request("channel=a&filter=priority+%3E+3+%26%26+tags['%C3%A4']").unwrap();
+        assert_eq!(found.filter.unwrap().as_str(), "priority > 3 && tags[\"ä\"]");
+        assert_eq!(request("channel=a").unwrap().filter, None);
+        let bad = request("filter=%C3%A4%20==%201").unwrap_err();
+        assert_eq!(bad.status(), 400);
+        assert!(bad.document("x").contains("\"column\":1,"), "{}", bad.document("x"));
+        let bad = request("filter=a%20=%201").unwrap_err();
+        assert_eq!(bad.detail(), "filter, column 3: expected ==, !=, <, <=, >, >= or in");
+        for refused in ["filter=", "filter=a&filter=b", &format!("filter={}", "a".repeat(1025))] {
+            assert_eq!(request(refused).unwrap_err().status(), 400, "{refused}");
+        }
+        assert!(request("filter=a&filter=a").is_ok());
+        let seven = user("7", &["news"]);
+        assert_eq!(asked(&seven, "/events?channel=other&filter=(", &[]).unwrap_err().status(), 403);
     }
 
     #[test]

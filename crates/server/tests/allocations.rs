@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use tidings_hub::log::{MemoryLog, MemoryLogConfig, NewRecord, Retention};
-use tidings_hub::{Hub, HubConfig, Opening, Start, Timestamp, View, Who};
+use tidings_hub::{Hub, HubConfig, Lens, Opening, Start, Tells, Timestamp, View};
 use tidings_server::hot::Sockets;
 use tidings_wire::{Channel, CursorKey, Data, Epoch, Event, Framing, Targets};
 
@@ -26,14 +26,14 @@ fn hub() -> Hub {
 fn opening(hub: &Hub) -> Opening {
     let views = vec![View::from(channel())];
     Opening {
-        resume: hub.resume(&views, &Start::Now, &Who::default(), NOW).unwrap(),
+        resume: hub.resume(&views, &Start::Now, &Lens::default(), NOW).unwrap(),
         views,
         head: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
         open: None,
         framing: Framing::Chunked,
         envelope: false,
-        user: None,
-        client: None,
+        lens: Lens::default(),
+        tells: Tells::default(),
         connection: None,
     }
 }

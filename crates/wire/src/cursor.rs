@@ -7,6 +7,8 @@ use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::ConnectionId;
+
 /// One history of the log. Data that was restored, failed over or not synced begins a new, larger epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
@@ -103,6 +105,26 @@ impl CursorKey {
         let mut block = block.into();
         self.0.encrypt_block(&mut block);
         Cursor(base64url(block.into()))
+    }
+
+    /// What only this hub can say of a connection: who shows it was told it by the hub. 22 characters of base64url.
+    ///
+    /// Two blocks where a cursor is one, so that neither passes for the other.
+    pub fn secret_of(&self, connection: ConnectionId) -> String {
+        let mut block = connection.0.to_be_bytes().into();
+        self.0.encrypt_block(&mut block);
+        for (byte, label) in block.iter_mut().zip(b"connection's own") {
+            *byte ^= label;
+        }
+        self.0.encrypt_block(&mut block);
+        Cursor(base64url(block.into())).to_string()
+    }
+
+    /// Whether this is what the hub says of a connection. Takes as long for a wrong one as for a right one.
+    pub fn is_secret_of(&self, connection: ConnectionId, secret: &str) -> bool {
+        let right = self.secret_of(connection);
+        let differences = right.bytes().zip(secret.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+        right.len() == secret.len() && differences == 0
     }
 
     /// The position that a cursor stands for.

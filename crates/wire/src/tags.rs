@@ -67,7 +67,10 @@ impl fmt::Debug for Key {
 
 /// What filters look at: up to 32 named values, in the order of their names. Most events have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tags(Option<Arc<[(Box<str>, TagValue)]>>);
+pub struct Tags(Option<Arc<[Tag]>>);
+
+/// A name, and its value.
+type Tag = (Box<str>, TagValue);
 
 /// The value of a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +140,7 @@ impl Tags {
     /// # Errors
     /// When there are too many, or one is not as it has to be.
     pub fn new(tags: impl IntoIterator<Item = (Box<str>, TagValue)>) -> Result<Tags, BadTags> {
-        let mut all: Vec<(Box<str>, TagValue)> = Vec::new();
+        let mut all: Vec<Tag> = Vec::new();
         for (at, (name, value)) in tags.into_iter().enumerate() {
             if at >= Tags::MAX {
                 return Err(BadTags::TooMany(at + 1));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tidings_hub::log::{Caps, MemoryLog, MemoryLogConfig, NewRecord, Retention};
-use tidings_hub::{Hub, HubConfig, Opening, Pending, Shard, Start, SubscriberId, Timestamp, View, Who};
+use tidings_hub::{
+    Hub, HubConfig, Lens, Opening, Pending, Shard, Start, SubscriberId, Tells, Timestamp, View,
+};
 use tidings_wire::{Channel, CursorKey, Data, Epoch, Event, Framing, Pattern, Targets};
 
 pub(super) const NOW: Timestamp = Timestamp(1 << 40);
@@ -63,7 +65,7 @@ pub(super) fn log() -> MemoryLog {
 
 pub(super) fn opening(hub: &Hub, names: &[&str], envelope: bool) -> Opening {
     let views: Vec<View> = names.iter().map(|name| view(name)).collect();
-    let resume = hub.resume(&views, &Start::Now, &Who::default(), NOW);
+    let resume = hub.resume(&views, &Start::Now, &Lens::default(), NOW);
     Opening {
         resume: resume.unwrap_or_else(|error| panic!("a log in memory can be read: {error}")),
         views,
@@ -71,8 +73,8 @@ pub(super) fn opening(hub: &Hub, names: &[&str], envelope: bool) -> Opening {
         open: None,
         framing: Framing::Chunked,
         envelope,
-        user: None,
-        client: None,
+        lens: Lens::default(),
+        tells: Tells::default(),
         connection: None,
     }
 }

@@ -27,7 +27,9 @@ pub(super) struct Group {
     pub(super) bytes: u64,
     pub(super) closed: u64,
     pub(super) checking: u64,
-    pub(super) latencies: Histogram<u64>,
+    latencies: Histogram<u64>,
+    /// When each event was due, and how late it came, if that is wanted.
+    timeline: Option<Vec<(u64, u64)>>,
     pub(super) violations: Violations,
     /// Why connecting failed, till it is reported.
     pub(super) failed: Option<String>,
@@ -56,6 +58,7 @@ impl Default for Group {
             closed: 0,
             checking: 0,
             latencies: histogram(),
+            timeline: None,
             violations: Violations::default(),
             failed: None,
         }
@@ -133,19 +136,40 @@ impl Group {
         self.connected
     }
 
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, timeline: bool) {
         (self.counted, self.bytes, self.closed) = (0, 0, 0);
         self.latencies.reset();
+        self.timeline = timeline.then(Vec::new);
         self.violations = Violations::default();
     }
 
-    pub(super) fn report(&self) -> GroupReport {
+    /// An event that was due at this moment has come.
+    #[inline]
+    pub(super) fn came(&mut self, due: u64, now: u64) {
+        let late = now.saturating_sub(due);
+        let _ = self.latencies.record(late);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.push((due, late));
+        }
+    }
+
+    /// The latencies of events that were due from a moment until before another.
+    fn span(&self, (from, to): (u64, u64)) -> Histogram<u64> {
+        let mut latencies = histogram();
+        for (_, late) in self.timeline.iter().flatten().filter(|(due, _)| (from..to).contains(due)) {
+            let _ = latencies.record(*late);
+        }
+        latencies
+    }
+
+    pub(super) fn report(&self, spans: &[(u64, u64)]) -> GroupReport {
         GroupReport {
             subscribers: self.connected,
             checking: self.checking,
             counted: self.counted,
             bytes: self.bytes,
             latencies: recorded(&self.latencies),
+            spans: spans.iter().map(|span| recorded(&self.span(*span))).collect(),
             violations: self.violations.clone(),
             closed: self.closed,
             ..GroupReport::default()
@@ -156,4 +180,25 @@ impl Group {
 /// Values and how often each was.
 fn recorded(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
     histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Group;
+
+    #[test]
+    fn a_span_has_what_was_due_in_it_whenever_it_came() {
+        let mut group = Group::default();
+        group.begin(true);
+        // Due before, but late; at its begin; in it; at its end, though it came before the span was asked for.
+        for (due, now) in [(99, 150), (100, 101), (199, 999), (200, 201)] {
+            group.came(due, now);
+        }
+        let report = group.report(&[(100, 200), (0, 100), (300, 400)]);
+        assert_eq!(report.spans, [vec![(1, 1), (800, 1)], vec![(51, 1)], vec![]]);
+        assert_eq!(report.latencies.iter().map(|(_, count)| count).sum::<u64>(), 4);
+        group.begin(false);
+        group.came(150, 160);
+        assert_eq!(group.report(&[(100, 200)]).spans, [vec![]]);
+    }
 }

@@ -11,14 +11,15 @@ use crate::target::{Cursor, Transport};
 pub(crate) enum Order {
     /// Connect subscribers; answered with `Connected` once each has its first bytes, or with `Failed`.
     Connect(Box<Connect>),
-    /// Count from here on; answered with `Begun`.
-    Begin,
+    /// Count from here on; answered with `Begun`. `timeline`: and remember when each event was due that is checked.
+    Begin { timeline: bool },
     /// Say, unasked, how many events the average subscriber of the first group has, or stop that. Not answered.
     Watch(bool),
     /// Answered with `Status`.
     Status,
-    /// So many events were published in each channel since `Begin`; answered with `Collected`.
-    Collect { published: Vec<u64> },
+    /// So many events were published in each channel since `Begin`; answered with `Collected`. The latencies of events
+    /// that were due in each `span`, from a moment until before another, are told apart.
+    Collect { published: Vec<u64>, spans: Vec<(u64, u64)> },
     /// The subscribers of a group read no more; answered with `Begun`.
     Stall { group: usize },
 }
@@ -91,6 +92,8 @@ pub(crate) struct GroupReport {
     pub(crate) bytes: u64,
     /// Latencies in microseconds and how often each was, of those that check.
     pub(crate) latencies: Vec<(u64, u64)>,
+    /// The same of each span that was asked for.
+    pub(crate) spans: Vec<Vec<(u64, u64)>>,
     pub(crate) violations: Violations,
     /// Streams that the server closed.
     pub(crate) closed: u64,

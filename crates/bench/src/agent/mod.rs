@@ -4,6 +4,7 @@
 //! that `tidings bench` starts itself several times in this role. Orders come on the standard input, reports go to the
 //! standard output, one JSON document a line; when the input ends, so does the process.
 
+mod body;
 mod group;
 pub(crate) mod message;
 mod reader;
@@ -105,12 +106,12 @@ impl Agent {
                 self.groups[index].connect(*connect);
                 self.connect_more()
             }
-            Order::Begin => {
+            Order::Begin { timeline } => {
                 for reader in &mut self.readers {
                     reader.begin();
                 }
                 for group in &mut self.groups {
-                    group.begin();
+                    group.begin(timeline);
                 }
                 self.progress = 0;
                 say(&Report::Begun)
@@ -123,8 +124,9 @@ impl Agent {
                 counted: self.groups.iter().map(|group| group.counted).collect(),
                 closed: self.groups.iter().map(|group| group.closed).collect(),
             }),
-            Order::Collect { published } => {
-                let groups = (0..self.groups.len()).map(|group| self.judge(group, &published)).collect();
+            Order::Collect { published, spans } => {
+                let groups =
+                    (0..self.groups.len()).map(|group| self.judge(group, &published, &spans)).collect();
                 say(&Report::Collected { groups, cpu: process::own_cpu().as_secs_f64() })
             }
             Order::Stall { group } => {
@@ -174,15 +176,15 @@ impl Agent {
     }
 
     /// What a group's subscribers have of what was published in each channel.
-    fn judge(&self, index: usize, published: &[u64]) -> message::GroupReport {
+    fn judge(&self, index: usize, published: &[u64], spans: &[(u64, u64)]) -> message::GroupReport {
         let group = &self.groups[index];
-        let mut report = group.report();
+        let mut report = group.report(spans);
         for reader in self.readers.iter().filter(|reader| reader.group == index && !reader.is_stalled()) {
             let channels = &group.wire(reader).channels;
             let due: u64 = channels.iter().filter_map(|channel| published.get(*channel as usize)).sum();
-            report.lacking += u64::from(reader.counted < due);
-            report.missing += due.saturating_sub(reader.counted);
-            report.excess += reader.counted.saturating_sub(due);
+            report.lacking += u64::from(reader.counted() < due);
+            report.missing += due.saturating_sub(reader.counted());
+            report.excess += reader.counted().saturating_sub(due);
         }
         report
     }

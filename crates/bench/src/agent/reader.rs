@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
+use super::body::Body;
 use super::group::{Group, Place};
 use super::request;
 use crate::scan::{Checker, Counter};
@@ -19,16 +20,24 @@ pub(super) struct Reader {
     pub(super) group: usize,
     pub(super) wire: u32,
     state: State,
-    counter: Counter,
-    pub(super) counted: u64,
+    body: Body,
+    events: Events,
     /// What only some have, so that the others stay small.
-    checker: Option<Box<Checker>>,
     polling: Option<Box<Polling>>,
+}
+
+/// The events that one subscriber has.
+#[derive(Debug)]
+struct Events {
+    counter: Counter,
+    counted: u64,
+    /// Of one that reads each of them; only some do, so that the others stay small.
+    checker: Option<Box<Checker>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// No byte has come yet; connected at this time.
+    /// The head of the answer has not come yet; connected at this time.
     Opening(u64),
     Open,
     /// Reads no more, on purpose.
@@ -41,6 +50,25 @@ enum State {
 struct Polling {
     answer: Vec<u8>,
     cursors: Vec<Option<String>>,
+}
+
+impl Events {
+    /// When what was just read came, for who asks for it: all that is read at once came at the same time.
+    fn now(&self) -> u64 {
+        if self.checker.is_some() { clock::now() } else { 0 }
+    }
+
+    #[inline]
+    fn read(&mut self, group: &mut Group, bytes: &[u8], now: u64) {
+        let count = self.counter.count(&group.mark, bytes);
+        self.counted += count;
+        group.counted += count;
+        if let Some(checker) = &mut self.checker {
+            let mut violations = std::mem::take(&mut group.violations);
+            checker.read(bytes, &mut violations, |stamp| group.came(stamp.due, now));
+            group.violations = violations;
+        }
+    }
 }
 
 impl Reader {
@@ -67,9 +95,12 @@ impl Reader {
             group: index,
             wire: place.wire,
             state: State::Opening(began),
-            counter: Counter::default(),
-            counted: 0,
-            checker: place.checks.then(|| Box::new(Checker::new())),
+            body: Body::default(),
+            events: Events {
+                counter: Counter::default(),
+                counted: 0,
+                checker: place.checks.then(|| Box::new(Checker::new())),
+            },
             polling: polls.then(|| Box::new(Polling { answer: Vec::new(), cursors })),
         };
         if polls {
@@ -116,13 +147,22 @@ impl Reader {
     }
 
     fn take(&mut self, group: &mut Group, bytes: &[u8], registry: &Registry, token: usize) {
+        group.bytes += bytes.len() as u64;
+        if self.polling.is_some() {
+            return self.take_answers(group, bytes, registry, token);
+        }
+        let mut rest = bytes;
         if let State::Opening(_) = self.state {
-            let transport = group.plan().transport;
-            let wanted: &[u8] = if transport == Transport::Websocket { b" 101" } else { b" 200" };
-            if bytes.get(8..12) != Some(wanted) {
-                group.failed = Some(format!("subscribing is answered {}", first_words(bytes)));
-                self.state = State::Closed;
-                return;
+            let wanted = if group.plan().transport == Transport::Websocket { 101 } else { 200 };
+            match self.body.head(bytes) {
+                Ok(None) => return,
+                Ok(Some(head)) if head.status == wanted => rest = &bytes[head.length..],
+                Ok(Some(_)) => {
+                    return self.fail(group, format!("subscribing is answered {}", first_words(bytes)));
+                }
+                Err(error) => {
+                    return self.fail(group, format!("subscribing fails: {error}: {}", first_words(bytes)));
+                }
             }
             self.open(group);
             if let Some(hello) = &group.wire(self).hello
@@ -131,24 +171,19 @@ impl Reader {
                 return self.ended(group, registry, token);
             }
         }
-        group.bytes += bytes.len() as u64;
-        if self.polling.is_some() {
-            return self.take_answers(group, bytes, registry, token);
+        let Reader { body, events, .. } = self;
+        let now = events.now();
+        let framed = body.read(rest, |piece| events.read(group, piece, now));
+        match framed {
+            Err(error) => self.fail(group, format!("a subscriber's stream can't be read: {error}")),
+            Ok(()) if self.body.is_over() => self.ended(group, registry, token),
+            Ok(()) => {}
         }
-        self.scan(group, bytes);
     }
 
-    fn scan(&mut self, group: &mut Group, bytes: &[u8]) {
-        let count = self.counter.count(&group.mark, bytes);
-        self.counted += count;
-        group.counted += count;
-        if let Some(checker) = &mut self.checker {
-            let now = clock::now();
-            let latencies = &mut group.latencies;
-            checker.read(bytes, &mut group.violations, |stamp| {
-                let _ = latencies.record(now.saturating_sub(stamp.due));
-            });
-        }
+    fn fail(&mut self, group: &mut Group, what: String) {
+        group.failed = Some(what);
+        self.state = State::Closed;
     }
 
     /// Long polling: each answer is followed by the next request.
@@ -179,7 +214,8 @@ impl Reader {
             }
             let (body, length) = (answer.body.into_owned(), answer.length);
             polling.answer.drain(..length);
-            self.scan(group, &body);
+            let now = self.events.now();
+            self.events.read(group, &body, now);
             let head = request::head(group.wire(self), Transport::LongPolling, &polling.cursors);
             // A request is small and nothing else is on its way, so that it is taken whole.
             if self.socket.write_all(&head).is_err() {
@@ -221,10 +257,15 @@ impl Reader {
     }
 
     pub(super) fn begin(&mut self) {
-        self.counted = 0;
-        if let Some(checker) = &mut self.checker {
+        self.events.counted = 0;
+        if let Some(checker) = &mut self.events.checker {
             **checker = Checker::new();
         }
+    }
+
+    /// How many events it has since the last `begin`.
+    pub(super) fn counted(&self) -> u64 {
+        self.events.counted
     }
 
     pub(super) fn stall(&mut self) {

@@ -1,9 +1,9 @@
 //! What connections cost.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Setting, axis, following, latencies, spelled};
+use super::{Setting, Watched, axis, following, latencies, spelled};
 use crate::error::BenchError;
 use crate::results::{Figure, Run, Series, Unit};
 
@@ -14,20 +14,25 @@ pub(super) fn connect(setting: &Setting<'_>) -> Result<Run, BenchError> {
     (setting.say)("connecting");
     // The first ones pay for what is made once.
     clients.connect(&server, setting.target, 0, &[following(100.min(subscribers), vec![0])], 0)?;
-    let cpu = server.usage().cpu;
+    let watched = Watched::new(&server, &mut clients)?;
     let connected = clients.connect(&server, setting.target, 1, &[following(subscribers, vec![0])], 0)?;
+    let used = watched.until_now(&server);
+    clients.collect(&[])?;
+    let used = used.with(&clients, &watched);
     let mut figures =
         vec![Figure::higher("connects", connected.count as f64 / connected.seconds, Unit::PerSecond)];
     if server.is_accounted() {
-        let cpu = (server.usage().cpu - cpu).as_secs_f64();
-        figures.push(Figure::lower("CPU a connect", cpu * 1e6 / connected.count as f64, Unit::Micros));
+        let each = used.cpu * 1e6 / connected.count as f64;
+        figures.push(Figure::lower("CPU a connect", each, Unit::Micros));
     }
     figures.extend(latencies(&connected.latencies));
     let title = format!(
         "{} subscribers connect, 128 at a time, until each has its first bytes",
         spelled(subscribers)
     );
-    Ok(setting.run(title, figures))
+    let mut run = setting.run(title, figures);
+    used.note(&mut run);
+    Ok(run)
 }
 
 pub(super) fn idle(setting: &Setting<'_>) -> Result<Run, BenchError> {
@@ -45,32 +50,35 @@ pub(super) fn idle(setting: &Setting<'_>) -> Result<Run, BenchError> {
         clients.connect(&server, setting.target, group, &[following(wanted - connected, vec![0])], 0)?;
         connected = wanted;
         thread::sleep(Duration::from_millis(500));
-        points.push((connected as f64, server.usage().anonymous as f64));
+        points.push((connected as f64, server.memory().own as f64));
     }
     let (first, last) = (points[0], points[points.len() - 1]);
     let slope = (last.1 - first.1) / (last.0 - first.0).max(1.0);
     // Over at least one heartbeat of fifteen seconds.
     let seconds = settings.seconds.max(16.0);
-    let (cpu, began) = (server.usage().cpu, Instant::now());
+    let watched = Watched::new(&server, &mut clients)?;
     for second in 0..seconds as u64 {
         (setting.say)(&format!("idle, {second} of {seconds:.0} s"));
         thread::sleep(Duration::from_secs(1));
     }
-    let cpu = (server.usage().cpu - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    let used = watched.until_now(&server);
+    clients.collect(&[])?;
+    let used = used.with(&clients, &watched);
     let mut run = setting.run(
         format!("{} subscribers, {seconds:.0} s without an event", spelled(settings.subscribers)),
         vec![
             Figure::lower("memory a connection", slope, Unit::Bytes),
-            Figure::lower("CPU while idle", cpu, Unit::Cores),
-            Figure::lower("memory", last.1, Unit::Bytes),
+            Figure::lower("CPU while idle", used.cpu / used.time, Unit::Cores),
+            Figure::lower("memory", server.memory().all as f64, Unit::Bytes),
         ],
     );
     run.series.push(Series {
         plot: "memory over connections".to_owned(),
         line: String::new(),
         x: axis("connections", Unit::Count),
-        y: axis("anonymous memory of the server", Unit::Bytes),
+        y: axis("the server's own memory", Unit::Bytes),
         points,
     });
+    used.note(&mut run);
     Ok(run)
 }

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    CHECK_EVERY, Load, SETTLED, Setting, Used, Watched, axis, following, latencies, note_busy_clients,
-    spelled, wait_until,
+    CHECK_EVERY, Load, SETTLED, Setting, Used, Watched, axis, following, latencies, spelled, wait_until,
 };
 use crate::clients::{Following, Group};
 use crate::clock;
@@ -172,7 +171,7 @@ pub(super) fn load(setting: &Setting<'_>) -> Result<Run, BenchError> {
     let subscribers = (settings.subscribers / 10).max(1);
     let mut lines = [("p50", Vec::new()), ("p99", Vec::new())];
     let mut cpu = Vec::new();
-    let mut violations = Vec::new();
+    let (mut violations, mut notes) = (Vec::new(), Vec::new());
     let mut last = None;
     for factor in [1.0, 3.0, 10.0, 30.0, 100.0] {
         let rate = settings.rate * factor;
@@ -184,6 +183,7 @@ pub(super) fn load(setting: &Setting<'_>) -> Result<Run, BenchError> {
         }
         cpu.push((rate, used.cpu / used.time));
         violations.extend(run.violations.iter().map(|what| format!("at {rate} events/s: {what}")));
+        notes.extend(run.notes.iter().map(|what| format!("at {rate} events/s: {what}")));
         last = Some(run);
     }
     let title = format!(
@@ -194,7 +194,7 @@ pub(super) fn load(setting: &Setting<'_>) -> Result<Run, BenchError> {
         settings.size
     );
     let mut run = setting.run(title, last.map(|run| run.figures).unwrap_or_default());
-    run.violations = violations;
+    (run.violations, run.notes) = (violations, notes);
     let x = axis("events a second", Unit::PerSecond);
     run.series = lines
         .into_iter()
@@ -225,19 +225,19 @@ fn delivered(setting: &Setting<'_>, plan: Plan, check_every: usize) -> Result<(R
     let server = setting.server()?;
     let subscribers: usize = plan.following.iter().map(|following| following.count).sum();
     let mut clients = setting.clients(subscribers)?;
-    let empty = server.usage().anonymous;
+    let empty = server.memory().own;
     (setting.say)("connecting");
     clients.connect(&server, setting.target, 0, &plan.following, check_every)?;
     std::thread::sleep(Duration::from_millis(300));
-    let memory = server.usage();
+    let full = server.memory().own;
     let (group, used) = setting.open_loop(&server, &mut clients, &plan.load)?;
     let mut figures = delivery_figures(&server, &group, &used);
     if server.is_accounted() && subscribers >= MANY {
-        let each = memory.anonymous.saturating_sub(empty) as f64 / subscribers as f64;
+        let each = full.saturating_sub(empty) as f64 / subscribers as f64;
         figures.push(Figure::lower("memory a connection", each, Unit::Bytes));
     }
     if server.is_accounted() {
-        figures.push(Figure::lower("memory", memory.resident as f64, Unit::Bytes));
+        figures.push(Figure::lower("memory", server.memory().all as f64, Unit::Bytes));
         figures.push(Figure::lower("CPU", used.cpu / used.time, Unit::Cores));
     }
     figures.extend(latencies(&group.latencies));
@@ -249,7 +249,7 @@ fn delivered(setting: &Setting<'_>, plan: Plan, check_every: usize) -> Result<(R
     ));
     let mut run = setting.run(plan.title, figures);
     run.violations = group.violations;
-    note_busy_clients(&mut run, &used);
+    used.note(&mut run);
     Ok((run, used))
 }
 
@@ -307,13 +307,13 @@ fn backlog(setting: &Setting<'_>, ahead: u64) -> Result<Run, BenchError> {
     clients.settle(0, published * settings.subscribers as u64, SETTLED)?;
     let used = watched.until_now(&server);
     let group = clients.collect(&[published])?.remove(0);
-    let used = used.with_clients(&clients, watched.clients);
+    let used = used.with(&clients, &watched);
     let mut figures = vec![Figure::higher("deliveries", group.counted as f64 / used.time, Unit::PerSecond)];
     if server.is_accounted() {
         let each_second = group.counted as f64 / used.cpu.max(0.01);
         figures.push(Figure::higher("deliveries a CPU second", each_second, Unit::PerSecond));
         figures.push(Figure::neither("CPU", used.cpu / used.time, Unit::Cores));
-        figures.push(Figure::lower("memory", server.usage().resident as f64, Unit::Bytes));
+        figures.push(Figure::lower("memory", server.memory().all as f64, Unit::Bytes));
     }
     figures.push(Figure::higher("bytes", group.bytes as f64 / used.time, Unit::PerSecond));
     figures.extend(latencies(&group.latencies));
@@ -327,7 +327,7 @@ fn backlog(setting: &Setting<'_>, ahead: u64) -> Result<Run, BenchError> {
         figures,
     );
     run.violations = group.violations;
-    note_busy_clients(&mut run, &used);
+    used.note(&mut run);
     Ok(run)
 }
 
@@ -350,7 +350,7 @@ pub(super) fn stalled(setting: &Setting<'_>) -> Result<Run, BenchError> {
         sizes: vec![size],
         receivers: vec![others as u64],
     };
-    let (before, _) = setting.open_loop(&server, &mut clients, &load())?;
+    let (before, used) = setting.open_loop(&server, &mut clients, &load())?;
     clients.stall(1)?;
     // Fills their sockets before it counts.
     let mut publisher = setting.publisher(&server)?;
@@ -360,10 +360,10 @@ pub(super) fn stalled(setting: &Setting<'_>) -> Result<Run, BenchError> {
     }
     publisher.finish()?;
     std::thread::sleep(Duration::from_secs(1));
-    let memory_before = server.usage().anonymous;
+    let memory_before = server.memory().own;
     // The channel's events begin anew for the checkers, who have seen others.
-    let (after, _) = setting.open_loop(&server, &mut clients, &load())?;
-    let memory_after = server.usage().anonymous;
+    let (after, used_after) = setting.open_loop(&server, &mut clients, &load())?;
+    let memory_after = server.memory().own;
     let p99 = |group: &Group| group.latencies.value_at_quantile(0.99) as f64;
     let growth = memory_after as f64 - memory_before as f64;
     let mut run = setting.run(
@@ -383,5 +383,6 @@ pub(super) fn stalled(setting: &Setting<'_>) -> Result<Run, BenchError> {
     );
     run.violations = before.violations;
     run.violations.extend(after.violations);
+    used.or(used_after).note(&mut run);
     Ok(run)
 }

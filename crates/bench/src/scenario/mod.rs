@@ -4,19 +4,22 @@ mod connecting;
 mod delivery;
 mod publishing;
 mod replay;
+mod used;
+
+use self::used::{Used, Watched};
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::clients::{Clients, Following, Group};
+use crate::clients::{Clients, Following, Group, histogram};
 use crate::error::BenchError;
 use crate::payload::Stamp;
-use crate::process::Usage;
 use crate::publisher::{Publisher, Requests};
 use crate::results::{Figure, Run, Unit};
 use crate::schedule::Schedule;
 use crate::server::Server;
+use crate::servers::Servers;
 use crate::target::Target;
 use crate::{clock, results};
 
@@ -42,8 +45,14 @@ pub struct Settings {
     pub server_cpus: Option<String>,
     /// The processors for clients.
     pub client_cpus: Option<String>,
+    /// The processors that this process had before it was pinned to the clients': those of servers that are not pinned.
+    pub unpinned: Option<String>,
     /// The command of a client process.
     pub agent: Vec<String>,
+    /// The command of a supervisor, without `--folder DIR -- COMMAND…`.
+    pub supervisor: Vec<String>,
+    /// Gets every server that is started.
+    pub servers: Servers,
 }
 
 /// A scenario by its name.
@@ -146,17 +155,10 @@ fn median(mut rounds: Vec<Run>) -> Run {
     run
 }
 
-/// What a server and its clients have used between two moments.
-struct Watched {
-    usage: Usage,
-    began: u64,
-    clients: f64,
-}
-
 impl Setting<'_> {
     fn server(&self) -> Result<Server, BenchError> {
         (self.say)("starting");
-        Server::start(self.target, self.settings.server_cpus.as_deref())
+        Server::start(self.target, self.settings)
     }
 
     fn clients(&self, subscribers: usize) -> Result<Clients, BenchError> {
@@ -195,10 +197,10 @@ impl Setting<'_> {
         let mut published = vec![0; load.channels as usize];
         let watched = Watched::new(server, clients)?;
         let schedule = Schedule::new(clock::now() + 100_000, load.rate, load.seconds);
-        let mut said = 0;
+        let (mut said, mut late) = (0, histogram());
         for event in 0..schedule.events {
             let due = schedule.due(event);
-            wait_until(due);
+            let _ = late.record(wait_until(due));
             let channel = (event % u64::from(load.channels)) as u32;
             let sequence = published[channel as usize];
             publisher
@@ -213,13 +215,13 @@ impl Setting<'_> {
         publisher.finish()?;
         let due = published.iter().zip(&load.receivers).map(|(events, receivers)| events * receivers).sum();
         clients.settle(0, due, SETTLED)?;
-        let used = watched.until_now(server);
+        let used = watched.until_now(server).sent(&late);
         let mut groups = clients.collect(&published)?;
         if groups.is_empty() {
             return Err(BenchError::Clients("there are no subscribers".to_owned()));
         }
         let group = groups.remove(0);
-        Ok((group, used.with_clients(clients, watched.clients)))
+        Ok((group, used.with(clients, &watched)))
     }
 }
 
@@ -234,43 +236,14 @@ struct Load {
     receivers: Vec<u64>,
 }
 
-/// What was used meanwhile.
-#[derive(Debug, Clone, Copy)]
-struct Used {
-    /// Seconds.
-    time: f64,
-    /// Of CPU, by the server.
-    cpu: f64,
-    /// The share of a core that the clients used.
-    clients: f64,
-}
-
-impl Watched {
-    fn new(server: &Server, clients: &mut Clients) -> Result<Watched, BenchError> {
-        // Says how much they have used so far.
-        clients.collect(&[])?;
-        Ok(Watched { usage: server.usage(), began: clock::now(), clients: clients.cpu() })
-    }
-
-    fn until_now(&self, server: &Server) -> Used {
-        let time = clock::now().saturating_sub(self.began) as f64 / 1e6;
-        Used { time, cpu: server.usage().cpu.as_secs_f64() - self.usage.cpu.as_secs_f64(), clients: 0.0 }
-    }
-}
-
-impl Used {
-    fn with_clients(self, clients: &Clients, before: f64) -> Used {
-        Used { clients: (clients.cpu() - before) / self.time, ..self }
-    }
-}
-
-/// Until a moment of the shared clock. Sleeps but for the last moments, for sleeping longer than asked is usual.
-fn wait_until(due: u64) {
+/// Until a moment of the shared clock: how late it is then. Sleeps but for the last moments, for sleeping longer than
+/// asked is usual.
+fn wait_until(due: u64) -> u64 {
     const SPIN: u64 = 60;
     loop {
-        let left = due.saturating_sub(clock::now());
-        match left {
-            0 => return,
+        let now = clock::now();
+        match due.saturating_sub(now) {
+            0 => return now - due,
             1..=SPIN => std::hint::spin_loop(),
             left => std::thread::sleep(Duration::from_micros(left - SPIN)),
         }
@@ -293,16 +266,6 @@ fn latencies(histogram: &Histogram<u64>) -> Vec<Figure> {
         Figure::lower("latency p99.9", at(0.999), Unit::Micros),
         Figure::lower("latency max", histogram.max() as f64, Unit::Micros),
     ]
-}
-
-/// Of what the figures make no claim.
-fn note_busy_clients(run: &mut Run, used: &Used) {
-    if used.clients > 0.9 {
-        run.notes.push(format!(
-            "the clients used {:.0} % of a core: they may have been what held it up, and the server can do more",
-            used.clients * 100.0
-        ));
-    }
 }
 
 /// "10,000".

@@ -1,6 +1,7 @@
 //! What publishing costs.
 
-use super::{CHECK_EVERY, SETTLED, Setting, Watched, following, latencies, note_busy_clients, wait_until};
+use super::{CHECK_EVERY, SETTLED, Setting, Watched, following, latencies, wait_until};
+use crate::clients::histogram;
 use crate::clock;
 use crate::error::BenchError;
 use crate::payload::Stamp;
@@ -37,14 +38,15 @@ fn published(setting: &Setting<'_>, connections: usize, batch: usize) -> Result<
     (setting.say)("warming up");
     closed_loop(&requests, connections, batch, settings.size, 0.5)?;
     (setting.say)("publishing");
-    let (cpu, commits) = (server.usage().cpu, commits(setting, &requests));
+    let (commits, watched) = (commits(setting, &requests), Watched::alone(&server));
     let reached = closed_loop(&requests, connections, batch, settings.size, settings.seconds)?;
+    let used = watched.until_now(&server);
     let mut figures =
         vec![Figure::higher("publishes", reached.events as f64 / reached.seconds, Unit::PerSecond)];
     if server.is_accounted() {
-        let cpu = (server.usage().cpu - cpu).as_secs_f64();
-        figures.push(Figure::lower("CPU a publish", cpu * 1e6 / reached.events.max(1) as f64, Unit::Micros));
-        figures.push(Figure::neither("CPU", cpu / reached.seconds, Unit::Cores));
+        let each = used.cpu * 1e6 / reached.events.max(1) as f64;
+        figures.push(Figure::lower("CPU a publish", each, Unit::Micros));
+        figures.push(Figure::neither("CPU", used.cpu / reached.seconds, Unit::Cores));
     }
     if let (Some(before), Some(after)) = (commits, self::commits(setting, &requests))
         && after > before
@@ -61,7 +63,9 @@ fn published(setting: &Setting<'_>, connections: usize, batch: usize) -> Result<
         "{connections} connections publish {what}, of {} bytes, nobody listens, {} s",
         settings.size, settings.seconds
     );
-    Ok(setting.run(title, figures))
+    let mut run = setting.run(title, figures);
+    used.note(&mut run);
+    Ok(run)
 }
 
 /// How often Tidings has synced its log.
@@ -85,19 +89,19 @@ pub(super) fn tokens(setting: &Setting<'_>) -> Result<Run, BenchError> {
     clients.begin()?;
     let watched = Watched::new(&server, &mut clients)?;
     let schedule = Schedule::new(clock::now() + 100_000, each * f64::from(channels), settings.seconds);
-    let mut published = vec![0; channels as usize];
+    let (mut published, mut late) = (vec![0; channels as usize], histogram());
     for event in 0..schedule.events {
         let due = schedule.due(event);
-        wait_until(due);
+        let _ = late.record(wait_until(due));
         let channel = (event % u64::from(channels)) as u32;
         let sequence = published[channel as usize];
         lines.publish(Stamp { channel, sequence, due }, TOKEN_SIZE)?;
         published[channel as usize] += 1;
     }
     clients.settle(0, schedule.events, SETTLED)?;
-    let used = watched.until_now(&server);
+    let used = watched.until_now(&server).sent(&late);
     let group = clients.collect(&published)?.remove(0);
-    let used = used.with_clients(&clients, watched.clients);
+    let used = used.with(&clients, &watched);
     let mut figures = latencies(&group.latencies);
     if server.is_accounted() {
         figures.push(Figure::lower("CPU", used.cpu / used.time, Unit::Cores));
@@ -110,6 +114,6 @@ pub(super) fn tokens(setting: &Setting<'_>) -> Result<Run, BenchError> {
     );
     let mut run = setting.run(title, figures);
     run.violations = group.violations;
-    note_busy_clients(&mut run, &used);
+    used.note(&mut run);
     Ok(run)
 }

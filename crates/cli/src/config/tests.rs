@@ -96,8 +96,12 @@ fn a_file_sets_everything() {
     let retention = &config.retention;
     assert_eq!(retention.total.bytes, Some(10_000_000));
     let caps = |channel: &str| retention.caps(&channel.parse().unwrap());
-    let audit =
-        Caps { age: Some(Duration::from_secs(2_592_000)), count: Some(100_000), bytes: Some(1 << 30) };
+    let audit = Caps {
+        age: Some(Duration::from_secs(2_592_000)),
+        count: Some(100_000),
+        bytes: Some(1 << 30),
+        state_only: false,
+    };
     assert_eq!(caps("audit/a/b"), audit);
     assert_eq!(caps("short/a").age, Some(Duration::from_secs(8)));
     assert_eq!(caps("other"), Caps { count: Some(7), ..Caps::default() });

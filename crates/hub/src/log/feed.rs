@@ -103,9 +103,13 @@ impl Feed {
         for queue in mem::take(&mut tails.queues).iter().filter_map(Weak::upgrade) {
             let mut state = lock(&queue.state);
             state.closed = true;
-            state.sink = None;
+            let sink = state.sink.take();
             drop(state);
             queue.filled.notify_all();
+            if let Some(sink) = sink {
+                // What was announced just before may not have been flushed, and the queue is not found any more.
+                sink.flush();
+            }
         }
     }
 

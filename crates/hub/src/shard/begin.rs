@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use tidings_wire::{Framing, Position, Sequence};
 
 use super::{Behind, Mark, Shard};
+use crate::log::Selection;
 use crate::resume::{From, Resume};
-use crate::subscriber::{Membership, Own, PageState, Reading, Subscriber, Wants, Who};
+use crate::subscriber::{Lens, Membership, Own, PageState, Reading, Subscriber, Tells, Wants};
 use crate::{Timestamp, View};
 
 impl Shard {
@@ -16,7 +17,7 @@ impl Shard {
         framing: Framing,
         envelope: bool,
         views: &[View],
-        who: Who,
+        lens: Lens,
         now: Timestamp,
     ) -> u32 {
         // What is there already is not for it, so that it must not be marked behind by it later.
@@ -30,17 +31,8 @@ impl Shard {
         });
         let mut memberships: Vec<Membership> = Vec::with_capacity(views.len());
         for view in views {
-            let id = self.index.follow(view, self.reader.at());
-            if memberships.iter().any(|known| known.view == id) {
-                continue;
-            }
-            if let Some(followed) = self.index.get_mut(id) {
-                let place = u32::try_from(followed.members.len()).unwrap_or(u32::MAX);
-                memberships.push(Membership { view: id, slot: place });
-                followed.members.push(slot);
-            }
+            self.join(slot, view, &mut memberships);
         }
-        let anybody = who.user.is_none() && who.client.is_none();
         self.generation = self.generation.wrapping_add(1);
         self.subscribers[slot as usize] = Some(Subscriber {
             generation: self.generation,
@@ -54,8 +46,10 @@ impl Shard {
             wants: Wants::default(),
             born: self.reader.consumed(),
             live_from: self.reader.at(),
-            who: (!anybody).then(|| Box::new(who)),
+            lens: (!lens.is_clear()).then(|| Box::new(lens)),
             connection: None,
+            tells: Tells::default(),
+            change: None,
             reading: None,
             id_at: now,
         });
@@ -71,8 +65,9 @@ impl Shard {
     /// Sets a new subscriber to where it begins; the position that its `open` has.
     pub(super) fn begin(&mut self, slot: u32, resume: Resume) -> Position {
         let here = self.reader.consumed();
-        let Resume { from, gap, forgiven } = resume;
-        let (after, starts) = match from {
+        let Resume { from, gap, forgiven, ended, .. } = resume;
+        self.note_ended(slot, &ended);
+        let (after, beginning) = match from {
             From::Now(head) => {
                 // Records up to `head` may not have come through the window yet; they are older than the request.
                 let born = head.max(here);
@@ -86,9 +81,10 @@ impl Shard {
                 return self.at(born);
             }
             From::After(after) => (after, None),
-            From::History { selections, through } => {
-                let after = selections.iter().map(|s| s.after).min().unwrap_or(through);
-                (after, Some((selections, through)))
+            From::Beginning(beginning) => {
+                let first = |selections: &[Selection]| selections.iter().map(|s| s.after).min();
+                let after = beginning.selections.as_deref().and_then(first).unwrap_or(Sequence::START);
+                (after, Some(beginning))
             }
         };
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return self.at(after) };
@@ -97,7 +93,7 @@ impl Shard {
         let mark = &mut self.marks[slot as usize];
         mark.after = after;
         match in_window {
-            Some(from) if gap.is_none() && starts.is_none() && forgiven == Sequence::START => {
+            Some(from) if gap.is_none() && beginning.is_none() && forgiven == Sequence::START => {
                 if from < self.reader.at() {
                     mark.from = from;
                     mark.behind = Behind::Many;
@@ -106,7 +102,8 @@ impl Shard {
             _ => {
                 mark.behind = Behind::Log;
                 let page = PageState::Needed;
-                subscriber.reading = Some(Box::new(Reading { starts, forgiven, gap, page, looked: false }));
+                subscriber.reading =
+                    Some(Box::new(Reading { beginning, forgiven, gap, page, looked: false }));
             }
         }
         match gap {

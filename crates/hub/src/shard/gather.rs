@@ -1,8 +1,8 @@
 //! What a subscriber is behind by in the window, and its bytes.
 
-use tidings_wire::{Channel, CursorKey, EncodedEvent, Framing, encode_envelope};
+use tidings_wire::{Channel, CursorKey, EncodedEvent, Event, Framing, encode_envelope};
 
-use super::{BATCH_BYTES, BATCH_RECORDS, BatchKey, Behind, Last, SCAN, Shard};
+use super::{BATCH_BYTES, BATCH_RECORDS, BatchKey, Behind, Last, NEWER, SCAN, Shard, ShardStats};
 use crate::Timestamp;
 use crate::index::{Index, ViewId};
 use crate::log::Record;
@@ -13,6 +13,7 @@ impl Shard {
     /// Finds what a subscriber is behind by in the window: fills `picks` and `picked_to`.
     pub(super) fn pick(&mut self, slot: u32, now: Timestamp) -> Picked {
         self.picks.clear();
+        self.passed.clear();
         let mark = self.marks[slot as usize];
         let Some(subscriber) = &self.subscribers[slot as usize] else { return Picked::None };
         if mark.from < self.reader.oldest() {
@@ -20,11 +21,13 @@ impl Shard {
         }
         let mut gather = Gather {
             reader: &self.reader,
+            index: &self.index,
             subscriber,
             begun: (subscriber.offset > 0).then_some(mark.from),
             now,
             bytes: 0,
             picks: &mut self.picks,
+            passed: &mut self.passed,
             removed: false,
         };
         let end = self.reader.at();
@@ -62,6 +65,7 @@ impl Shard {
         if !self.picks.is_empty() {
             return Picked::Some;
         }
+        self.count_passed(slot as usize, to);
         let mark = &mut self.marks[slot as usize];
         if to >= end {
             mark.behind = Behind::Not;
@@ -76,6 +80,7 @@ impl Shard {
 
     /// Moves a subscriber's mark behind the picks it got; `next` is the first that it didn't.
     pub(super) fn picks_taken(&mut self, slot: usize, done: usize, next: Option<u64>) {
+        self.count_passed(slot, next.unwrap_or(self.picked_to));
         let mark = &mut self.marks[slot];
         if let Some(last) = done.checked_sub(1).and_then(|last| self.reader.get(self.picks[last])) {
             mark.after = last.sequence();
@@ -92,6 +97,17 @@ impl Shard {
             }
             None if self.picked_to >= self.reader.at() => mark.behind = Behind::Not,
             None => mark.from = self.picked_to,
+        }
+    }
+
+    /// Counts what was passed over before an index.
+    fn count_passed(&mut self, slot: usize, before: u64) {
+        let count = self.passed.partition_point(|index| *index < before) as u64;
+        if count > 0 {
+            ShardStats::add(&self.stats.skipped, count);
+            if let Some(subscriber) = &mut self.subscribers[slot] {
+                subscriber.passed_over(count);
+            }
         }
     }
 
@@ -142,12 +158,15 @@ pub(super) enum Picked {
 /// Collects what one subscriber gets, up to a batch's size.
 struct Gather<'a> {
     reader: &'a Reader,
+    index: &'a Index,
     subscriber: &'a Subscriber,
     /// The entry whose first half was written.
     begun: Option<u64>,
     now: Timestamp,
     bytes: usize,
     picks: &'a mut Vec<u64>,
+    /// What is left out because newer events with the same keys came.
+    passed: &'a mut Vec<u64>,
     removed: bool,
 }
 
@@ -164,6 +183,10 @@ impl Gather<'_> {
                     self.removed = true;
                     return index;
                 }
+                if entry.selective && self.is_hidden(entry) {
+                    self.passed.push(index);
+                    continue;
+                }
             }
             let size = entry.encoded.chunk().len();
             if !self.picks.is_empty()
@@ -173,21 +196,69 @@ impl Gather<'_> {
             }
             self.bytes += size;
             self.picks.push(index);
+            if self.subscriber.change.is_some() {
+                // It waits for the end of the block under way, and counts from there on.
+                return index + 1;
+            }
         }
         end
     }
 
     fn gets(&self, index: u64, entry: &Entry) -> bool {
-        if entry.ephemeral {
-            // One that rides behind a record which was read in the log already would come too late.
-            if index < self.subscriber.live_from || entry.sequence() < self.subscriber.born {
-                return false;
-            }
-        } else if entry.sequence() <= self.subscriber.born {
+        self.is_new(index, entry) && (!entry.selective || !entry.expired(self.now)) && self.sees(entry)
+    }
+
+    /// Whether an event is of those that the subscriber may see.
+    fn sees(&self, entry: &Entry) -> bool {
+        let event = &entry.record.event;
+        if entry.selective && (!event.is_shown() || self.subscriber.is_among(&event.exclude)) {
             return false;
         }
-        !entry.selective
-            || (!entry.expired(self.now) && !self.subscriber.is_among(&entry.record.event.exclude))
+        match &self.subscriber.lens {
+            Some(lens) => lens.chooses(event) || comes_by_itself(self.index, self.subscriber, event),
+            None => true,
+        }
+    }
+
+    /// Whether newer events with an entry's key came in each channel through which the subscriber sees it, which it is
+    /// going to see.
+    fn is_hidden(&self, entry: &Entry) -> bool {
+        if entry.record.event.key.is_none() {
+            return false;
+        }
+        let mut shown = entry.record.event.to.channels().iter().filter(|channel| {
+            // Mostly there is one target, by which it was found.
+            entry.record.event.to.channels().len() == 1 || shows(self.index, self.subscriber, channel)
+        });
+        shown.all(|channel| self.has_newer(entry, channel))
+    }
+
+    /// One that isn't kept hides only others that aren't: who comes back later doesn't get it.
+    fn has_newer(&self, entry: &Entry, channel: &Channel) -> bool {
+        let mut next = entry.newer_in(channel);
+        for _ in 0..NEWER {
+            let Some(index) = next.filter(|index| *index < self.reader.at()) else { return false };
+            let Some(newer) = self.reader.get(index) else { return false };
+            if (!newer.ephemeral || entry.ephemeral)
+                && !newer.is_removed()
+                && self.is_new(index, newer)
+                && self.sees(newer)
+            {
+                return true;
+            }
+            next = newer.newer_in(channel);
+        }
+        false
+    }
+
+    /// Whether an entry lies behind the place where the subscriber began.
+    fn is_new(&self, index: u64, entry: &Entry) -> bool {
+        if entry.ephemeral {
+            // One that rides behind a record which was read in the log already would come too late.
+            index >= self.subscriber.live_from && entry.sequence() >= self.subscriber.born
+        } else {
+            entry.sequence() > self.subscriber.born
+        }
     }
 }
 
@@ -261,6 +332,23 @@ pub(super) fn envelope(
     let Some(channel) = record.event.to.channels().iter().find(shown) else { return };
     let id = key.seal(record.position);
     encode_envelope(out, subscriber.framing, &record.event, channel, record.time.0, &id);
+}
+
+impl Shard {
+    /// Whether an event that a subscriber's views show is one of those that it may see.
+    pub(super) fn sees(&self, subscriber: &Subscriber, event: &Event) -> bool {
+        event.is_shown()
+            && !subscriber.is_among(&event.exclude)
+            && subscriber
+                .lens
+                .as_ref()
+                .is_none_or(|lens| lens.chooses(event) || comes_by_itself(&self.index, subscriber, event))
+    }
+}
+
+/// Whether an event is sent to all, or to the subscriber's user: no filter holds that back.
+fn comes_by_itself(index: &Index, subscriber: &Subscriber, event: &Event) -> bool {
+    event.to.channels().iter().any(|channel| channel.is_system() && shows(index, subscriber, channel))
 }
 
 /// Whether one of the subscriber's views shows a channel.

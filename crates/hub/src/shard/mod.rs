@@ -9,6 +9,7 @@
 //! written to, not queued, so being behind costs nothing.
 
 mod begin;
+mod change;
 mod gather;
 mod plan;
 mod presence;
@@ -16,13 +17,14 @@ mod reading;
 
 use std::collections::VecDeque;
 use std::mem;
+use std::num::NonZeroU128;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tidings_wire::{
-    ClientId, ConnectionId, Control, Cursor, CursorKey, Event, Framing, HEARTBEAT_CHUNK, HEARTBEAT_RAW,
-    Position, Sequence, UserId, encode_control,
+    ConnectionId, Control, Cursor, CursorKey, Event, Framing, HEARTBEAT_CHUNK, HEARTBEAT_RAW, Position,
+    Sequence, encode_control,
 };
 
 use self::gather::{Recent, framed};
@@ -32,7 +34,7 @@ use crate::catch_up::{CatchUp, PageAnswer, Ticket};
 use crate::index::{Index, ViewId};
 use crate::log::Record;
 use crate::resume::Resume;
-use crate::subscriber::{Farewell, Finish, Own, PageState, Reading, Say, Subscriber, ToldGap, Who};
+use crate::subscriber::{Farewell, Finish, Lens, Own, PageState, Reading, Say, Subscriber, Tells, ToldGap};
 use crate::window::Reader;
 use crate::{Timestamp, View};
 
@@ -41,7 +43,9 @@ const BATCH_BYTES: usize = 128 << 10;
 /// How many events one call gathers.
 const BATCH_RECORDS: usize = 512;
 /// How many entries of the window are looked at in one call for a subscriber whose views don't know what they showed.
-const SCAN: u64 = 4096;
+const SCAN: u64 = 1024;
+/// How many newer events with an event's key are looked at for one that hides it.
+const NEWER: usize = 64;
 /// How many subscribers of a worker may wait for a page of the log at a time; the others wait for their turn.
 const PAGES_ASKED: usize = 16;
 /// How many bytes of pages a worker keeps for subscribers whose sockets are full; the others read their page again.
@@ -66,10 +70,10 @@ pub struct Opening {
     pub framing: Framing,
     /// Whether events come in envelopes.
     pub envelope: bool,
-    /// The user, if it has one.
-    pub user: Option<UserId>,
-    /// The id that the client chose.
-    pub client: Option<ClientId>,
+    /// What it is shown of all that its views show.
+    pub lens: Lens,
+    /// Which of the hub's own events it is told.
+    pub tells: Tells,
     /// The connection's id.
     pub connection: Option<ConnectionId>,
 }
@@ -81,10 +85,14 @@ pub enum Pending<'a> {
     Bytes(&'a [u8]),
     /// Nothing now.
     Nothing,
+    /// Nothing as far as was looked, which is not to the end: the others' turn, then again.
+    Later,
     /// Nothing until a page of the log was read; the subscriber becomes ready by itself.
     Reading,
     /// Nothing ever more: everything is written.
     Finished,
+    /// The same, since all its channels have ended.
+    Over,
     /// Nothing ever more: what was begun can't be ended. The connection is to be closed.
     Cut(Cut),
 }
@@ -104,6 +112,8 @@ pub(crate) enum Taken {
     Records(Vec<(Record, Cursor)>),
     Gap(ToldGap),
     Nothing,
+    Later,
+    End,
     Cut(Cut),
 }
 
@@ -118,6 +128,8 @@ pub struct ShardStats {
     pub bytes: AtomicU64,
     /// Gaps told.
     pub gaps: AtomicU64,
+    /// Events passed over because newer ones with the same keys came, counted for each subscriber.
+    pub skipped: AtomicU64,
     /// Pages of the log that were read for subscribers behind the window.
     pub pages: AtomicU64,
 }
@@ -186,6 +198,17 @@ enum Last {
     Page,
 }
 
+/// A subscriber that came to follow something else.
+#[derive(Debug)]
+pub struct Move {
+    /// Which one.
+    pub id: SubscriberId,
+    /// What it followed.
+    pub before: Vec<View>,
+    /// What it follows.
+    pub after: Vec<View>,
+}
+
 /// All subscribers of one worker.
 #[derive(Debug)]
 pub struct Shard {
@@ -199,6 +222,8 @@ pub struct Shard {
     key: CursorKey,
     /// What the subscriber that is being written to is behind by.
     picks: Vec<u64>,
+    /// What isn't picked because newer events with the same keys came.
+    passed: Vec<u64>,
     /// How far the picks reach: what lies before this index and isn't picked isn't shown.
     picked_to: u64,
     /// Room for the lists that the picks are merged from.
@@ -212,6 +237,8 @@ pub struct Shard {
     asked: usize,
     waiting: VecDeque<Ticket>,
     kept_bytes: usize,
+    /// Subscribers that follow something else now, and nobody was told.
+    moves: Vec<Move>,
     stats: Arc<ShardStats>,
 }
 
@@ -228,6 +255,7 @@ impl Shard {
             ready: VecDeque::new(),
             key,
             picks: Vec::new(),
+            passed: Vec::new(),
             picked_to: 0,
             merge: Vec::new(),
             batch: Batch::default(),
@@ -239,6 +267,7 @@ impl Shard {
             asked: 0,
             waiting: VecDeque::new(),
             kept_bytes: 0,
+            moves: Vec::new(),
             stats: Arc::default(),
         }
     }
@@ -277,6 +306,7 @@ impl Shard {
                 self.index.lookup(channel, &mut self.found);
             }
             let before = entry.before();
+            let ends = entry.record.event.end;
             for view in &self.found {
                 let Some(followed) = self.index.get_mut(*view) else { continue };
                 if followed.recent.back() == Some(&index) {
@@ -287,6 +317,8 @@ impl Shard {
                     followed.recent.pop_front();
                 }
                 followed.recent.push_back(index);
+                // A channel that begins anew after its events were removed.
+                followed.ended = false;
                 for member in &followed.members {
                     let mark = &mut self.marks[*member as usize];
                     match mark.behind {
@@ -304,17 +336,31 @@ impl Shard {
                     }
                 }
             }
+            if ends {
+                self.ends();
+            }
         }
         true
     }
 
+    /// What was just consumed is the last event of its channels.
+    #[cold]
+    fn ends(&mut self) {
+        for at in 0..self.found.len() {
+            let view = self.found[at];
+            if self.index.get(view).is_some_and(|followed| matches!(followed.view, View::Channel(_))) {
+                self.channel_ends(view);
+            }
+        }
+    }
+
     /// Registers a subscriber where the shard stands, ready to be written its head.
     pub fn subscribe(&mut self, opening: Opening, now: Timestamp) -> SubscriberId {
-        let who = Who { user: opening.user, client: opening.client };
         let mut own = opening.head;
-        let slot = self.place(opening.framing, opening.envelope, &opening.views, who, now);
+        let slot = self.place(opening.framing, opening.envelope, &opening.views, opening.lens, now);
         if let Some(subscriber) = &mut self.subscribers[slot as usize] {
-            subscriber.connection = opening.connection;
+            subscriber.connection = opening.connection.and_then(|id| NonZeroU128::new(id.0));
+            subscriber.tells = opening.tells;
         }
         let open_at = self.begin(slot, opening.resume);
         let open_at = self.key.seal(open_at);
@@ -337,10 +383,10 @@ impl Shard {
         &mut self,
         views: &[View],
         resume: Resume,
-        who: Who,
+        lens: Lens,
         now: Timestamp,
     ) -> (SubscriberId, Position, Option<ToldGap>) {
-        let slot = self.place(Framing::Raw, false, views, who, now);
+        let slot = self.place(Framing::Raw, false, views, lens, now);
         if let Some(subscriber) = &mut self.subscribers[slot as usize] {
             subscriber.records = true;
         }
@@ -358,17 +404,7 @@ impl Shard {
     pub fn unsubscribe(&mut self, id: SubscriberId) {
         let Some(subscriber) = self.subscribers.get_mut(id.0 as usize).and_then(Option::take) else { return };
         for membership in &subscriber.views {
-            let Some(followed) = self.index.get_mut(membership.view) else { continue };
-            followed.members.swap_remove(membership.slot as usize);
-            if let Some(moved) = followed.members.get(membership.slot as usize).copied() {
-                let moved = self.subscribers[moved as usize].as_mut();
-                let memberships = moved.map(|moved| &mut moved.views).into_iter().flatten();
-                for other in memberships.filter(|other| other.view == membership.view) {
-                    other.slot = membership.slot;
-                }
-            } else if followed.members.is_empty() {
-                self.index.release(membership.view);
-            }
+            self.part(*membership);
         }
         if let Some(reading) = &subscriber.reading {
             self.kept_bytes -= page_bytes(&reading.page).min(self.kept_bytes);
@@ -412,7 +448,9 @@ impl Shard {
                 self.assemble_page(id.0);
                 Last::Page
             }
-            Plan::Told(_) | Plan::Nothing | Plan::Reading | Plan::Finished | Plan::Cut(_) => Last::Nothing,
+            Plan::Told(_) | Plan::Nothing | Plan::Later | Plan::Reading | Plan::Finished | Plan::Cut(_) => {
+                Last::Nothing
+            }
         };
         let Some(subscriber) = &self.subscribers[id.0 as usize] else { return Pending::Nothing };
         let offset = subscriber.offset as usize;
@@ -423,7 +461,9 @@ impl Shard {
                 None => Pending::Nothing,
             },
             (_, Last::Batch | Last::Page) => Pending::Bytes(&self.batch.bytes[offset..]),
+            (Plan::Later, _) => Pending::Later,
             (Plan::Reading, _) => Pending::Reading,
+            (Plan::Finished, _) if subscriber.wants.finish == Finish::Over => Pending::Over,
             (Plan::Finished, _) => Pending::Finished,
             (Plan::Cut(cut), _) => Pending::Cut(cut),
             _ => Pending::Nothing,
@@ -501,7 +541,7 @@ impl Shard {
     /// Says something between two events. A heartbeat for who is being written to anyway is left out.
     pub fn say(&mut self, id: SubscriberId, say: Say) {
         let Some(subscriber) = &mut self.subscribers[id.0 as usize] else { return };
-        if subscriber.wants.finish == Finish::Said {
+        if matches!(subscriber.wants.finish, Finish::Said | Finish::Over) {
             return;
         }
         match say {
@@ -549,6 +589,16 @@ impl Shard {
         views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view)
     }
 
+    /// Whether a subscriber follows one of these views, a part of one, or more than one.
+    pub fn follows(&self, views: &[View]) -> bool {
+        let meets = |followed: &View, asked: &View| match (followed, asked) {
+            (View::Channel(channel), asked) => asked.shows(channel),
+            (followed, View::Channel(channel)) => followed.shows(channel),
+            (followed, asked) => followed == asked,
+        };
+        self.index.followed().any(|followed| views.iter().any(|asked| meets(&followed.view, asked)))
+    }
+
     /// How many subscribers of this shard an event is for.
     pub fn receivers(&self, event: &Event) -> usize {
         let mut views = Vec::new();
@@ -559,10 +609,14 @@ impl Shard {
             views.iter().filter_map(|view| self.index.get(*view)).flat_map(|v| &v.members).copied().collect();
         members.sort_unstable();
         members.dedup();
-        let gets = |member: &&u32| {
-            self.subscribers[**member as usize].as_ref().is_some_and(|s| !s.is_among(&event.exclude))
-        };
+        let gets =
+            |member: &&u32| self.subscribers[**member as usize].as_ref().is_some_and(|s| self.sees(s, event));
         members.iter().filter(gets).count()
+    }
+
+    /// Whether a subscriber has not yet got all that was consumed, or not yet passed it over.
+    pub(crate) fn is_behind(&self, id: SubscriberId) -> bool {
+        self.marks[id.0 as usize].behind != Behind::Not
     }
 
     /// What a subscriber in this process gets next.
@@ -594,7 +648,9 @@ impl Shard {
             }
             Plan::Told(gap) => Taken::Gap(gap),
             Plan::Cut(cut) => Taken::Cut(cut),
-            Plan::Nothing | Plan::Reading | Plan::Own | Plan::Finished => Taken::Nothing,
+            Plan::Later => Taken::Later,
+            Plan::Finished => Taken::End,
+            Plan::Nothing | Plan::Reading | Plan::Own => Taken::Nothing,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::gather::Picked;
 use super::{Behind, Cut, Shard, ShardStats, SubscriberId};
 use crate::Timestamp;
 use crate::resume::Gap;
-use crate::subscriber::{Finish, Reading, ToldGap, Wants};
+use crate::subscriber::{Farewell, Finish, Reading, ToldGap, Wants};
 
 /// What comes next for a subscriber.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub(super) enum Plan {
     /// A gap, for a subscriber that takes records.
     Told(ToldGap),
     Nothing,
+    /// Nothing as far as was looked. Others have their turn before it is looked on.
+    Later,
     Reading,
     Finished,
     Cut(Cut),
@@ -33,11 +35,15 @@ impl Shard {
         loop {
             let Some(subscriber) = &self.subscribers[slot as usize] else { return Plan::Nothing };
             if subscriber.offset == 0 {
+                if subscriber.change.is_some() {
+                    self.apply_waiting(slot);
+                    continue;
+                }
                 // A control event is composed with the id of the moment: not while others wait to be written.
                 if !subscriber.own.is_empty() {
                     return Plan::Own;
                 }
-                if subscriber.wants.finish == Finish::Said {
+                if matches!(subscriber.wants.finish, Finish::Said | Finish::Over) {
                     return Plan::Finished;
                 }
                 if subscriber.wants.anything() {
@@ -49,11 +55,21 @@ impl Shard {
             let ephemeral_begun = begun && subscriber.ephemeral_begun;
             let born = subscriber.born;
             match self.marks[slot as usize].behind {
+                Behind::Not if subscriber.wants.end && !begun => {
+                    let farewell = Farewell::End;
+                    let over = self.is_over(slot);
+                    if let Some(subscriber) = &mut self.subscribers[slot as usize] {
+                        subscriber.wants.end = false;
+                        if over && subscriber.wants.finish == Finish::No {
+                            subscriber.wants.finish = Finish::Say { farewell, retry: None };
+                        }
+                    }
+                }
                 Behind::Not => return Plan::Nothing,
                 Behind::Through(_) | Behind::Many => match self.pick(slot, now) {
                     Picked::Some => return Plan::Window,
-                    Picked::None => return Plan::Nothing,
-                    Picked::GoOn => {}
+                    Picked::None => {}
+                    Picked::GoOn => return Plan::Later,
                     Picked::Log => {
                         if ephemeral_begun {
                             return Plan::Cut(Cut::Overtaken);
@@ -111,14 +127,21 @@ impl Shard {
         let framing = subscriber.framing;
         let mut bytes = Vec::new();
         if let Finish::Say { farewell, retry } = subscriber.wants.finish {
-            if let Some(control) = farewell.control() {
+            let ends = farewell == Farewell::End;
+            if let Some(control) = farewell.control().filter(|_| !ends || subscriber.tells.end) {
                 encode_control(&mut bytes, framing, &control, retry, &id);
             }
             if let Framing::Chunked = framing {
                 bytes.extend_from_slice(LAST_CHUNK);
             }
-            subscriber.wants = Wants { finish: Finish::Said, ..Wants::default() };
+            let finish = if ends { Finish::Over } else { Finish::Said };
+            subscriber.wants = Wants { finish, ..Wants::default() };
         } else {
+            let skipped = mem::take(&mut subscriber.wants.skipped);
+            if skipped > 0 {
+                encode_control(&mut bytes, framing, &Control::Skipped(skipped.into()), None, &id);
+                subscriber.id_at = now;
+            }
             if mem::take(&mut subscriber.wants.position) {
                 encode_control(&mut bytes, framing, &Control::Position, None, &id);
                 subscriber.id_at = now;
@@ -128,6 +151,8 @@ impl Shard {
                 subscriber.id_at = now;
             }
         }
-        subscriber.own.append(&bytes);
+        if !subscriber.records {
+            subscriber.own.append(&bytes);
+        }
     }
 }

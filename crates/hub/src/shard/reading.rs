@@ -5,11 +5,12 @@ use tidings_wire::{Epoch, GapReason, Position, Sequence};
 use super::gather::{envelope, framed};
 use super::plan::Plan;
 use super::{BATCH_BYTES, Behind, Cut, PAGES_ASKED, Shard, ShardStats};
-use crate::Timestamp;
 use crate::catch_up::{PageAnswer, PageRequest, Ticket};
+use crate::conflate::Sight;
 use crate::log::Selection;
 use crate::resume::Gap;
-use crate::subscriber::{PageState, Reading, Subscriber, ToldGap};
+use crate::subscriber::{Only, PageState, Reading, Subscriber, ToldGap};
+use crate::{Timestamp, View};
 
 impl Shard {
     /// One step of reading the log: a plan, or nothing when the subscriber came a step further.
@@ -47,12 +48,10 @@ impl Shard {
                 None
             }
             PageState::Needed => {
-                if let Some((_, through)) = &reading.starts
-                    && mark.after >= *through
-                {
-                    reading.starts = None;
+                if reading.beginning.as_ref().is_some_and(|beginning| mark.after >= beginning.through) {
+                    reading.beginning = None;
                 }
-                let settled = reading.looked && reading.starts.is_none() && mark.after >= reading.forgiven;
+                let settled = reading.looked && reading.beginning.is_none() && mark.after >= reading.forgiven;
                 if settled && subscriber.offset == 0 && self.back_to_window(slot) {
                     return None;
                 }
@@ -100,21 +99,27 @@ impl Shard {
         reading.page = PageState::Asked;
         self.asked += 1;
         ShardStats::add(&self.stats.pages, 1);
-        let (selections, through) = match &reading.starts {
-            Some((selections, through)) => {
+        let views = subscriber.views.iter().filter_map(|m| self.index.get(m.view));
+        let views: Vec<View> = views.map(|followed| followed.view.clone()).collect();
+        let selected = reading.beginning.as_ref().and_then(|beginning| beginning.selections.as_ref());
+        let selections = match selected {
+            Some(selections) => {
                 let behind = |s: &Selection| Selection { view: s.view.clone(), after: s.after.max(after) };
-                (selections.iter().map(behind).collect(), *through)
+                selections.iter().map(behind).collect()
             }
-            None => {
-                let views = subscriber.views.iter().filter_map(|m| self.index.get(m.view));
-                let all = views.map(|followed| Selection { view: followed.view.clone(), after });
-                (all.collect(), Sequence(u64::MAX))
-            }
+            None => views.iter().map(|view| Selection { view: view.clone(), after }).collect(),
         };
+        let (through, only) = match &reading.beginning {
+            Some(beginning) => (beginning.through, beginning.only),
+            None => (Sequence(u64::MAX), Only::Conflated),
+        };
+        let lens = subscriber.lens.as_deref().cloned().unwrap_or_default();
+        let sight = Sight { views, lens, connection: subscriber.connection(), only };
         self.catch_up.ask(PageRequest {
             ticket,
             selections,
             through,
+            sight,
             now,
             reply: self.reply.clone(),
             waker: self.reader.waker().clone(),
@@ -126,10 +131,6 @@ impl Shard {
         while let Ok(PageAnswer { ticket, page }) = self.answers.try_recv() {
             self.asked = self.asked.saturating_sub(1);
             let Some(subscriber) = self.holder(ticket) else { continue };
-            let page = page.map(|mut page| {
-                page.records.retain(|(record, _)| !subscriber.is_among(&record.event.exclude));
-                page
-            });
             if let Some(reading) = &mut subscriber.reading {
                 reading.page = match page {
                     Ok(page) => PageState::Here { page, next: 0 },
@@ -201,11 +202,15 @@ impl Shard {
 
     /// Everything up to `through` was written or isn't shown.
     pub(super) fn page_done(&mut self, slot: u32, through: Sequence) {
-        let Some(Subscriber { reading: Some(reading), .. }) = &mut self.subscribers[slot as usize] else {
-            return;
-        };
-        let through = match &reading.starts {
-            Some((_, last)) => through.min(*last),
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        if let Some(PageState::Here { page, .. }) = subscriber.reading.as_ref().map(|reading| &reading.page) {
+            let skipped = page.skipped;
+            subscriber.passed_over(skipped);
+            ShardStats::add(&self.stats.skipped, skipped);
+        }
+        let Some(reading) = &mut subscriber.reading else { return };
+        let through = match &reading.beginning {
+            Some(beginning) => through.min(beginning.through),
             None => through,
         };
         self.kept_bytes -= page_bytes(&reading.page).min(self.kept_bytes);

@@ -10,6 +10,7 @@ use tidings_hub::Timestamp;
 use tidings_wire::{Channel, Pattern, UserId};
 
 use super::grants::{GrantTemplates, Grants};
+use super::verified::TokenHash;
 use crate::Problem;
 use crate::log_limit::LogLimit;
 
@@ -25,6 +26,8 @@ pub struct Identity {
     /// What the token says about the user for others to read: a JSON object.
     pub info: Option<Arc<RawValue>>,
     source: Source,
+    /// Which API key it is, if it is one.
+    service: u64,
     grants: Arc<Grants>,
 }
 
@@ -50,11 +53,15 @@ static EVERYTHING: LazyLock<Arc<Grants>> =
 
 impl Identity {
     pub(super) fn anonymous(grants: Arc<Grants>) -> Identity {
-        Identity { user: None, admin: false, expires: None, info: None, source: Source::Anonymous, grants }
+        let source = Source::Anonymous;
+        Identity { user: None, admin: false, expires: None, info: None, source, service: 0, grants }
     }
 
-    pub(super) fn service(admin: bool, grants: Arc<Grants>) -> Identity {
-        Identity { admin, source: Source::ApiKey, ..Identity::anonymous(grants) }
+    /// A service with the API key of this hash.
+    pub(super) fn service(hash: &TokenHash, admin: bool, grants: Arc<Grants>) -> Identity {
+        // A part of the hash is enough to tell keys apart.
+        let service = hash.first_chunk().map_or(0, |part| u64::from_le_bytes(*part));
+        Identity { admin, source: Source::ApiKey, service, ..Identity::anonymous(grants) }
     }
 
     pub(super) fn token(
@@ -64,7 +71,8 @@ impl Identity {
         info: Option<Arc<RawValue>>,
         grants: Grants,
     ) -> Identity {
-        Identity { user, admin, expires, info, source: Source::Token, grants: Arc::new(grants) }
+        let grants = Arc::new(grants);
+        Identity { user, admin, expires, info, source: Source::Token, service: 0, grants }
     }
 
     /// Anybody, who may do anything: a server with `--dev`, or a test.
@@ -82,6 +90,25 @@ impl Identity {
     /// The same user, who may do anything.
     pub(super) fn with_everything(self) -> Identity {
         Identity { admin: true, source: Source::Dev, grants: Identity::dev().grants, ..self }
+    }
+
+    /// Gives the parts of a name that no other publisher has: the user whatever the token, else the API key. Tokens
+    /// without a user are all one publisher, like those who come without any.
+    pub(crate) fn name_as_publisher(&self, mut part: impl FnMut(&[u8])) {
+        if let Some(user) = &self.user {
+            part(b"user");
+            part(user.as_str().as_bytes());
+            return;
+        }
+        match self.source {
+            Source::Anonymous => part(b"anonymous"),
+            Source::Token => part(b"token"),
+            Source::ApiKey => {
+                part(b"key");
+                part(&self.service.to_le_bytes());
+            }
+            Source::Dev => part(b"dev"),
+        }
     }
 
     /// What this identity rests on.

@@ -46,12 +46,13 @@ pub(super) fn not_stored(error: &AppendError) -> Problem {
         AppendError::Full => {
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "The disk is full", detail)
         }
-        AppendError::Ended(_) => {
-            Problem::new(StatusCode::CONFLICT, "ended", "The channel has ended", detail)
-        }
-        AppendError::KeyReused => {
-            Problem::new(StatusCode::CONFLICT, "idempotency_key", "The idempotency key was used before", detail)
-        }
+        AppendError::Ended(_) => Problem::new(StatusCode::CONFLICT, "ended", "The channel has ended", detail),
+        AppendError::KeyReused => Problem::new(
+            StatusCode::CONFLICT,
+            "idempotency_key",
+            "The idempotency key was used before",
+            detail,
+        ),
         AppendError::Unknown(_) => unavailable("unknown", "It is not known whether it was stored", detail),
         AppendError::Busy | AppendError::NotStored(_) => unavailable("not_stored", "Not stored", detail),
     }

@@ -16,6 +16,7 @@ mod presence;
 mod publish;
 mod routes;
 mod stats;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
+use self::subscriptions::Form;
 use crate::auth::Identity;
 use crate::{App, Problem, stream};
 
@@ -149,10 +151,10 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
         None => return Err(method_not_allowed(route)),
     };
     // Kept out of the future of a publish, which is the one that is made all the time.
-    Box::pin(manage(endpoint, call)).await
+    Box::pin(manage(endpoint, call, body)).await
 }
 
-async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {
+async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Publish => Err(Problem::internal("a publish came the wrong way")),
         Endpoint::Stream => stream::relay(&call.app, call.parts, call.peer).await,
@@ -169,6 +171,8 @@ async fn manage(endpoint: Endpoint, call: Call) -> Result<Response<Body>, Proble
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
         Endpoint::Presence => presence::members(call).await,
         Endpoint::Users => presence::users(call).await,
+        Endpoint::Subscriptions => subscriptions::change(call, body, Form::Full).await,
+        Endpoint::Subscribe => subscriptions::change(call, body, Form::Plain).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

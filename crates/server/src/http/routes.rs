@@ -17,6 +17,9 @@ pub(super) enum Endpoint {
     DisconnectUser,
     Presence,
     Users,
+    Subscriptions,
+    /// The same in a plainer form.
+    Subscribe,
     Stats,
     Metrics,
     Healthz,
@@ -109,11 +112,9 @@ static OTHERS: &[Route] = &[
     internal("/users", &[(Method::GET, Endpoint::Users)]),
     public(
         "/subscriptions",
-        &[
-            (Method::POST, Later("the channels of a live stream can't be changed yet")),
-            (Method::DELETE, Later("the channels of a live stream can't be changed yet")),
-        ],
+        &[(Method::POST, Endpoint::Subscriptions), (Method::DELETE, Endpoint::Subscriptions)],
     ),
+    public("/subscribe", &[(Method::POST, Endpoint::Subscribe), (Method::DELETE, Endpoint::Subscribe)]),
     public("/tickets", &[(Method::POST, Later("there are no tickets yet"))]),
     internal("/acks", &[(Method::POST, Later("there are no durable subscriptions yet"))]),
     internal(

@@ -31,13 +31,15 @@ pub enum CloseReason {
     Overtaken,
     /// The log could not be read for it.
     LogFailed,
+    /// All its channels have ended: there is nothing more to come.
+    Ended,
     /// The client sent bytes as if there were more requests to answer.
     Noise,
 }
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [CloseReason; 9] = [
+    pub const ALL: [CloseReason; 10] = [
         CloseReason::Gone,
         CloseReason::Lifetime,
         CloseReason::Expired,
@@ -46,6 +48,7 @@ impl CloseReason {
         CloseReason::Slow,
         CloseReason::Overtaken,
         CloseReason::LogFailed,
+        CloseReason::Ended,
         CloseReason::Noise,
     ];
 
@@ -60,6 +63,7 @@ impl CloseReason {
             CloseReason::Slow => "slow",
             CloseReason::Overtaken => "overtaken",
             CloseReason::LogFailed => "log_failed",
+            CloseReason::Ended => "ended",
             CloseReason::Noise => "noise",
         }
     }
@@ -121,7 +125,7 @@ impl Conn {
 
     /// Whether it is told why it is closed.
     pub(crate) fn hears_reasons(&self) -> bool {
-        matches!(self.control, ControlLevel::Default | ControlLevel::All)
+        self.control.hears_reasons()
     }
 
     /// Whether it is told how far it is when nothing else has told it for long.

@@ -54,6 +54,21 @@ pub(crate) fn come_back(
     out
 }
 
+/// 204, whole: there is nothing more to come (HTML Standard, 9.2.3). It has no length (RFC 9110, 8.6).
+pub(crate) fn nothing_to_come(cors: &HeaderMap) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    out.extend_from_slice(
+        format!(
+            "HTTP/1.1 204 No Content\r\ndate: {date}\r\nconnection: close\r\ncache-control: no-store\r\n"
+        )
+        .as_bytes(),
+    );
+    put_headers(&mut out, cors);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
 /// A whole answer after which the connection is closed.
 pub(crate) fn last(response: &Response<String>) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);

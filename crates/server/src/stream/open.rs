@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use tidings_hub::log::{Durability, ReadError};
-use tidings_hub::{Opening, Resume, Start, Timestamp, Who};
+use tidings_hub::{Lens, Opening, Resume, Start, Tells, Timestamp, View, Who};
 use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
 
 use super::conn::About;
@@ -61,6 +61,7 @@ pub(crate) async fn open<'a>(
             Err(head::last(&response))
         }
         Err(Refusal::ComeBack(bytes)) => Err(bytes),
+        Err(Refusal::NothingToCome) => Err(head::nothing_to_come(&answer.cors)),
     }
 }
 
@@ -68,6 +69,8 @@ enum Refusal {
     Problem(Problem),
     /// The whole answer.
     ComeBack(Vec<u8>),
+    /// 204, upon which no `EventSource` comes back (HTML Standard, 9.2.3).
+    NothingToCome,
 }
 
 impl From<Problem> for Refusal {
@@ -88,7 +91,7 @@ impl Answer<'_> {
     async fn admit(&self, workers: &WorkersHandle, peer: SocketAddr) -> Result<NewStream, Refusal> {
         let now = Timestamp::now();
         let identity = self.app.access.identify(self.parts, peer, now).await?;
-        let request = subscribe_request(self.parts, &identity, &self.app.config.limits)?;
+        let request = subscribe_request(self.parts, &identity, &self.app.config.limits, &self.app.filters)?;
         if self.app.is_draining() {
             return Err(self.come_back(&request, &Control::Drain, "the server is stopping; try again"));
         }
@@ -105,7 +108,14 @@ impl Answer<'_> {
                 return Err(self.come_back(&request, &Control::Overloaded, detail));
             }
         };
-        let resume = self.resume(&request, &identity, now).await.map_err(unreadable)?;
+        let lens = Lens {
+            who: Who { user: identity.user.clone(), client: request.client.clone() },
+            filter: request.filter.clone(),
+        };
+        let resume = self.resume(&request, &lens, now).await.map_err(unreadable)?;
+        if resume.is_over() || (request.if_active && !self.is_active(&request, workers).await?) {
+            return Err(Refusal::NothingToCome);
+        }
         if let (true, Some(reason)) = (request.only, resume.gap()) {
             return Err(gone(reason).into());
         }
@@ -117,7 +127,7 @@ impl Answer<'_> {
         let about = About { id, address: peer, control: request.control, permit, seat };
         let token = identity.expires.map(|expires| expires.since(now));
         let info = presence::info(identity.info.as_deref());
-        let opening = self.opening(request, identity, resume, id);
+        let opening = self.opening(request, identity, lens, resume, id);
         Ok(NewStream { opening, about, token, info, watching })
     }
 
@@ -125,6 +135,7 @@ impl Answer<'_> {
         &self,
         request: SubscribeRequest,
         identity: Identity,
+        lens: Lens,
         resume: Resume,
         connection: ConnectionId,
     ) -> Opening {
@@ -134,6 +145,7 @@ impl Answer<'_> {
                 json!({
                     "connection": connection.to_string(),
                     "user": identity.user.as_ref().map(|user| user.as_str()),
+                    "secret": identity.user.is_none().then(|| self.app.secret_of(connection)),
                     "channels": request.asked.iter().map(|channel| channel.as_str()).collect::<Vec<_>>(),
                 })
                 .to_string(),
@@ -147,8 +159,11 @@ impl Answer<'_> {
             open: said,
             framing: self.framing,
             envelope: request.envelope,
-            user: identity.user,
-            client: request.client,
+            lens,
+            tells: Tells {
+                end: request.control.hears_reasons(),
+                skipped: request.control == ControlLevel::All,
+            },
             connection: Some(connection),
         }
     }
@@ -158,18 +173,32 @@ impl Answer<'_> {
     async fn resume(
         &self,
         request: &SubscribeRequest,
-        identity: &Identity,
+        lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
         let hub = &self.app.hub;
-        let who = Who { user: identity.user.clone(), client: request.client.clone() };
         if request.start == Start::Now || hub.log().durability() == Durability::Memory {
-            return hub.resume(&request.views, &request.start, &who, now);
+            return hub.resume(&request.views, &request.start, lens, now);
         }
-        let (hub, views, start) = (hub.clone(), request.views.clone(), request.start.clone());
-        tokio::task::spawn_blocking(move || hub.resume(&views, &start, &who, now))
+        let (hub, lens) = (hub.clone(), lens.clone());
+        let (views, start) = (request.views.clone(), request.start.clone());
+        tokio::task::spawn_blocking(move || hub.resume(&views, &start, &lens, now))
             .await
             .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
+    }
+
+    /// Whether one of the channels that were asked for has an event or an open stream.
+    async fn is_active(&self, request: &SubscribeRequest, workers: &WorkersHandle) -> Result<bool, Problem> {
+        let asked: Vec<View> = request.asked.iter().cloned().map(View::from).collect();
+        if workers.follows(&asked).await {
+            return Ok(true);
+        }
+        let (hub, head) = (self.app.hub.clone(), self.app.hub.log().head().sequence);
+        tokio::task::spawn_blocking(move || hub.log().newest(&asked, 1, head))
+            .await
+            .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
+            .map(|kept| !kept.is_empty())
+            .map_err(unreadable)
     }
 
     /// The answer to who is to come back.
@@ -206,7 +235,7 @@ impl Answer<'_> {
             Start::Now => hub.log().head(),
             Start::Earliest => Position { sequence: Sequence::START, ..hub.log().head() },
             // With a cursor it would not get its history; without one it asks for it again.
-            Start::History(_) => return None,
+            Start::History(_) | Start::Latest => return None,
             Start::Cursor(text) => key.open(text).unwrap_or(Position::UNKNOWN),
         };
         Some(key.seal(position))

@@ -82,10 +82,12 @@ fn serve(
                 conn.deadlines.idle();
                 return (total, Outcome::Waits);
             }
+            Pending::Later => return (total, Outcome::More),
             Pending::Finished => {
                 let reason = conn.deadlines.ending().unwrap_or(CloseReason::Gone);
                 return (total, Outcome::Over(reason));
             }
+            Pending::Over => return (total, Outcome::Over(CloseReason::Ended)),
             Pending::Cut(Cut::Overtaken) => return (total, Outcome::Over(CloseReason::Overtaken)),
             Pending::Cut(Cut::LogFailed) => return (total, Outcome::Over(CloseReason::LogFailed)),
         };

@@ -17,9 +17,9 @@ use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tidings_hub::{
-    Census, Farewell, Hub, Info, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View,
+    Census, Change, Farewell, Hub, Info, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View,
 };
-use tidings_wire::{Channel, ConnectionId, Event};
+use tidings_wire::{Channel, ConnectionId, Event, Position};
 use tokio::sync::oneshot;
 
 use self::presence::Watchers;
@@ -85,11 +85,31 @@ enum Order {
     },
     /// To tell those who watch.
     Tell(Vec<Arc<Notice>>),
+    Change {
+        filter: ConnectionFilter,
+        change: Arc<Change>,
+        /// How many channels a stream may have asked for.
+        limit: usize,
+        reply: oneshot::Sender<Vec<Changed>>,
+    },
+    Follows {
+        views: Arc<[View]>,
+        reply: oneshot::Sender<bool>,
+    },
     /// To close all streams within a time.
     Drain {
         within: Duration,
     },
     Stop,
+}
+
+/// One stream whose channels were to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Which one.
+    pub connection: ConnectionId,
+    /// From where on it is shown what was added. None if it would have had too many channels, and was left as it is.
+    pub from: Option<Position>,
 }
 
 /// The workers as the rest of the server sees them. Dropping it ends them, and what streams are left.
@@ -237,6 +257,25 @@ impl WorkersHandle {
     pub async fn receivers(&self, event: &Arc<Event>) -> usize {
         let answers = self.ask(&self.workers, |reply| Order::Receivers { event: event.clone(), reply });
         answers.await.into_iter().sum()
+    }
+
+    /// Changes what the streams that are meant follow, each as a whole or not at all.
+    pub async fn change(&self, filter: &ConnectionFilter, change: Change, limit: usize) -> Vec<Changed> {
+        let change = Arc::new(change);
+        let answers = self.ask(self.of(filter), |reply| Order::Change {
+            filter: filter.clone(),
+            change: change.clone(),
+            limit,
+            reply,
+        });
+        answers.await.into_iter().flatten().collect()
+    }
+
+    /// Whether a stream follows one of these views, or a part of one.
+    pub async fn follows(&self, views: &[View]) -> bool {
+        let views: Arc<[View]> = views.into();
+        let answers = self.ask(&self.workers, |reply| Order::Follows { views: views.clone(), reply });
+        answers.await.into_iter().any(|follows| follows)
     }
 
     /// How the streams are doing.
@@ -489,6 +528,7 @@ impl Worker {
             let more_to_tell = self.tell_watchers();
             let more_records = self.shard.consume(RECORDS);
             let more_to_write = self.sweep();
+            self.report_moves();
             if passed {
                 self.pass_time();
             }
@@ -548,6 +588,17 @@ impl Worker {
                     let _ = reply.send(());
                 }
                 Order::Tell(notices) => self.take_notices(notices),
+                Order::Change { filter, change, limit, reply } => {
+                    let meant: Vec<_> = self.meant(&filter).map(|(id, conn)| (id, conn.id)).collect();
+                    let changed = meant.into_iter().map(|(id, connection)| Changed {
+                        connection,
+                        from: self.change(id, &change, limit),
+                    });
+                    let _ = reply.send(changed.collect());
+                }
+                Order::Follows { views, reply } => {
+                    let _ = reply.send(self.shard.follows(&views));
+                }
                 Order::Drain { within } => {
                     let all = ConnectionFilter::default();
                     let left = self.meant(&all);
@@ -596,6 +647,17 @@ impl Worker {
         if self.draining.is_some() {
             self.end(id, CloseReason::Drain);
         }
+    }
+
+    /// Changes what one stream follows, unless that would be too much.
+    fn change(&mut self, id: SubscriberId, change: &Change, limit: usize) -> Option<Position> {
+        let mut asked: Vec<&View> = self.shard.views(id).filter(|view| !is_implicit(view)).collect();
+        asked.retain(|view| !change.remove.contains(view));
+        let new = change.add.iter().filter(|view| !asked.contains(view)).count();
+        if asked.len() + new > limit {
+            return None;
+        }
+        Some(self.shard.change(id, change.clone()))
     }
 
     fn sweep(&mut self) -> bool {
@@ -681,6 +743,7 @@ impl Worker {
 
     /// Takes a stream out. What its socket took is still sent.
     fn close(&mut self, id: SubscriberId, reason: CloseReason) {
+        self.report_moves();
         let Some(conn) = self.conns.get_mut(id.0 as usize).and_then(Option::take) else { return };
         if self.shard.is_blocked(id) {
             less(&self.counters.blocked, 1);
@@ -738,7 +801,8 @@ fn found(conns: &mut [Option<Conn>], key: Key) -> Option<(SubscriberId, &mut Con
 
 /// Whether a view is one that every stream of its kind has: the broadcasts, the user's own events.
 fn is_implicit(view: &View) -> bool {
-    view.as_str().starts_with('$')
+    let name = view.as_str();
+    name == "$all" || name.starts_with("$user/")
 }
 
 /// Reads and forgets what a client sends on its stream; why it is closed, if it is.

@@ -5,6 +5,7 @@ mod connections;
 mod disk;
 mod history;
 mod lines;
+mod once;
 mod presence;
 mod publish;
 mod surface;

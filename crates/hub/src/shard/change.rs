@@ -1,0 +1,177 @@
+//! Running subscribers that come to follow other channels, and channels that end.
+
+use tidings_wire::{Channel, Position, Sequence};
+
+use super::{Behind, Move, Shard, SubscriberId};
+use crate::View;
+use crate::index::ViewId;
+use crate::subscriber::{Change, Membership, PageState};
+
+impl Shard {
+    /// Changes what a subscriber follows, and says from where on it is shown what was added: its present place. What
+    /// lies before that is not sent, since the ids of a stream never go back; it is to be had as history.
+    ///
+    /// In the middle of a block the change waits for its end, and begins there.
+    pub fn change(&mut self, id: SubscriberId, change: Change) -> Position {
+        let slot = id.0 as usize;
+        // What is there already is not for it as far as it is up to date.
+        while self.consume(usize::MAX) {}
+        let Some(subscriber) = &mut self.subscribers[slot] else { return self.here() };
+        if subscriber.offset == 0 {
+            self.apply(id.0, change);
+            return self.position(id);
+        }
+        match &mut subscriber.change {
+            Some(waiting) => waiting.then(change),
+            None => subscriber.change = Some(Box::new(change)),
+        }
+        let at = self.begun_at(slot).unwrap_or_else(|| self.position(id).sequence);
+        self.at(at)
+    }
+
+    /// The record whose first half was written.
+    fn begun_at(&self, slot: usize) -> Option<Sequence> {
+        let subscriber = self.subscribers[slot].as_ref()?;
+        match subscriber.reading.as_ref().map(|reading| &reading.page) {
+            Some(PageState::Here { page, next }) => Some(page.records.get(*next)?.0.position.sequence),
+            Some(_) => Some(self.marks[slot].after.next()),
+            None => Some(self.reader.get(self.marks[slot].from)?.sequence()),
+        }
+    }
+
+    /// Carries out a change that waited for the end of a block.
+    pub(super) fn apply_waiting(&mut self, slot: u32) {
+        let waiting =
+            self.subscribers[slot as usize].as_mut().and_then(|subscriber| subscriber.change.take());
+        if let Some(change) = waiting {
+            self.apply(slot, *change);
+        }
+    }
+
+    /// The next subscriber that follows something else since it was asked last, be it that its change had waited for the
+    /// end of a block. To be asked before one is taken out.
+    pub fn next_move(&mut self) -> Option<Move> {
+        (!self.moves.is_empty()).then(|| self.moves.remove(0))
+    }
+
+    fn apply(&mut self, slot: u32, change: Change) {
+        let before: Vec<View> = self.views(SubscriberId(slot)).cloned().collect();
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        let mut views = std::mem::take(&mut subscriber.views).into_vec();
+        for view in &change.add {
+            self.join(slot, view, &mut views);
+        }
+        for view in &change.remove {
+            let gone = views.iter().position(|membership| {
+                self.index.get(membership.view).is_some_and(|followed| followed.view == *view)
+            });
+            if let Some(at) = gone {
+                self.part(views.swap_remove(at));
+            }
+        }
+        let mark = &mut self.marks[slot as usize];
+        if let Behind::Through(_) = mark.behind {
+            // The others may show something behind the same place, and the one may be gone.
+            mark.behind = Behind::Many;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        subscriber.views = views.into();
+        // A page that was read, or is being read, is one of other views.
+        subscriber.generation = generation;
+        if let Some(reading) = &mut subscriber.reading {
+            self.kept_bytes -= super::page_bytes(&reading.page).min(self.kept_bytes);
+            reading.page = PageState::Needed;
+        }
+        self.note_ended(slot, &change.ended);
+        if !change.remove.is_empty()
+            && let Some(subscriber) = &mut self.subscribers[slot as usize]
+        {
+            // Those that are left may all have ended.
+            subscriber.wants.end = true;
+        }
+        let id = SubscriberId(slot);
+        if self.subscribers[slot as usize].as_ref().is_some_and(|subscriber| !subscriber.records) {
+            let after = self.views(id).cloned().collect();
+            self.moves.push(Move { id, before, after });
+        }
+        self.enqueue(slot);
+    }
+
+    /// Enters a subscriber among the members of a view, unless it is one.
+    pub(super) fn join(&mut self, slot: u32, view: &View, memberships: &mut Vec<Membership>) {
+        let id = self.index.follow(view, self.reader.at());
+        if memberships.iter().any(|known| known.view == id) {
+            return;
+        }
+        if let Some(followed) = self.index.get_mut(id) {
+            let place = u32::try_from(followed.members.len()).unwrap_or(u32::MAX);
+            memberships.push(Membership { view: id, slot: place });
+            followed.members.push(slot);
+        }
+    }
+
+    /// Takes a subscriber out of the members of a view. Another one gets its place there.
+    pub(super) fn part(&mut self, membership: Membership) {
+        let Some(followed) = self.index.get_mut(membership.view) else { return };
+        followed.members.swap_remove(membership.slot as usize);
+        if let Some(moved) = followed.members.get(membership.slot as usize).copied() {
+            let moved = self.subscribers[moved as usize].as_mut();
+            let memberships = moved.map(|moved| &mut moved.views).into_iter().flatten();
+            for other in memberships.filter(|other| other.view == membership.view) {
+                other.slot = membership.slot;
+            }
+        } else if followed.members.is_empty() {
+            self.index.release(membership.view);
+        }
+    }
+
+    /// Keeps in mind which channels have ended, as the log says.
+    pub(super) fn note_ended(&mut self, slot: u32, ended: &[(Channel, Sequence)]) {
+        if ended.is_empty() {
+            return;
+        }
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        subscriber.wants.end = true;
+        for membership in &subscriber.views {
+            let Some(followed) = self.index.get_mut(membership.view) else { continue };
+            if let View::Channel(channel) = &followed.view
+                && ended.iter().any(|(name, _)| name == channel)
+            {
+                followed.ended = true;
+            }
+        }
+    }
+
+    /// A channel's last event came: whoever has it looks, once it was written, whether that was all.
+    pub(super) fn channel_ends(&mut self, view: ViewId) {
+        let Some(followed) = self.index.get_mut(view) else { return };
+        followed.ended = true;
+        for member in &followed.members {
+            if let Some(subscriber) = &mut self.subscribers[*member as usize] {
+                subscriber.wants.end = true;
+            }
+        }
+    }
+
+    /// Whether there is nothing more to come for a subscriber that is up to date: every channel that it asked for is
+    /// an exact one and has ended. What is sent to all and to its user comes as long as there is a channel.
+    pub(super) fn is_over(&self, slot: u32) -> bool {
+        let Some(subscriber) = &self.subscribers[slot as usize] else { return false };
+        let followed = subscriber.views.iter().filter_map(|membership| self.index.get(membership.view));
+        let mut asked = followed.filter(|followed| !followed.view.is_system()).peekable();
+        asked.peek().is_some() && asked.all(|followed| followed.ended)
+    }
+}
+
+impl Change {
+    /// Adds what is to be done after this.
+    fn then(&mut self, next: Change) {
+        self.add.retain(|view| !next.remove.contains(view));
+        self.remove.retain(|view| !next.add.contains(view));
+        self.add.extend(next.add);
+        self.remove.extend(next.remove);
+        self.ended.extend(next.ended);
+    }
+}

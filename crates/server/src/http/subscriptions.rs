@@ -1,0 +1,214 @@
+//! `POST` and `DELETE /subscriptions`: other channels on streams that run.
+
+use axum::body::Body;
+use http::{Method, Response};
+use serde::Serialize;
+use tidings_hub::{Change, View};
+use tidings_wire::{ConnectionId, Pattern, Position, UserId};
+
+use super::{Call, answer, body};
+use crate::auth::Identity;
+use crate::json::{BadJson, Reader};
+use crate::subscribe::channel_pattern;
+use crate::{ConnectionFilter, Problem};
+
+/// How many bytes the body may have: 100 of the longest channels, escaped.
+const LONGEST_BODY: usize = 512 << 10;
+
+/// What is asked for.
+#[derive(Default)]
+struct Asked {
+    connection: Option<ConnectionId>,
+    secret: Option<String>,
+    user: Option<UserId>,
+    channels: Vec<Pattern>,
+}
+
+/// The fields of the body: those of `/subscriptions`, or the plain form of `/subscribe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Full,
+    Plain,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    /// The added channels begin there; what lies before is to be had as history, up to it.
+    from: String,
+    /// The same for each stream.
+    connections: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    connection: String,
+    from: String,
+}
+
+/// `POST` adds, `DELETE` takes away.
+pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Response<Body>, Problem> {
+    let identity = call.identify().await?;
+    body::check_length(&call.parts.headers, LONGEST_BODY)?;
+    let body = body::whole(body, LONGEST_BODY, call.app.config.timeouts.body).await?;
+    let limit = call.app.config.limits.channels;
+    let asked = Asked::read(&body, form, limit).map_err(|bad| bad.problem(form))?;
+    let filter = meant(&call, &identity, &asked).await?;
+    let views: Vec<View> = asked.channels.iter().cloned().map(View::from).collect();
+    let change = if call.parts.method == Method::DELETE {
+        Change { remove: views, ..Change::default() }
+    } else {
+        for pattern in &asked.channels {
+            identity.require_subscribe(pattern)?;
+        }
+        Change { ended: call.app.hub.ended(&views), add: views, remove: Vec::new() }
+    };
+    let changed = match call.app.workers() {
+        Some(workers) => workers.change(&filter, change, limit).await,
+        None => Vec::new(),
+    };
+    if asked.connection.is_some() && changed.is_empty() {
+        return Err(no_such());
+    }
+    let done: Option<Vec<_>> = changed.iter().map(|one| Some((one.connection, one.from?))).collect();
+    let Some(done) = done else {
+        return Err(Problem::new(
+            http::StatusCode::CONFLICT,
+            "too_many_channels",
+            "Too many channels",
+            format!("a stream may have {limit} channels; take some away first"),
+        ));
+    };
+    let key = call.app.hub.key();
+    // Of several streams the one that is furthest on: history up to there leaves nothing out for any.
+    let from = done.iter().map(|(_, from)| *from).max_by_key(|from| (from.epoch.0, from.sequence));
+    let shown = |(connection, from): &(ConnectionId, Position)| Shown {
+        connection: connection.to_string(),
+        from: key.seal(*from).to_string(),
+    };
+    answer::document(&Answer {
+        from: key.seal(from.unwrap_or_else(|| call.app.hub.head())).to_string(),
+        connections: done.iter().map(shown).collect(),
+    })
+}
+
+/// Whose streams are meant, if the caller may change them. A connection's id alone is no right to it: it is its
+/// user's, an administrator's, or, where it has no user, whoever's was told its secret.
+async fn meant(call: &Call, identity: &Identity, asked: &Asked) -> Result<ConnectionFilter, Problem> {
+    let all = ConnectionFilter::default();
+    match (asked.connection, &asked.user) {
+        (Some(id), None) => {
+            let found = match call.app.workers() {
+                Some(workers) => workers.connection(id).await,
+                None => None,
+            };
+            let found = found.ok_or_else(no_such)?;
+            let secret = asked.secret.as_deref();
+            let own = match &found.user {
+                Some(user) => identity.user.as_ref() == Some(user),
+                None => secret.is_some_and(|secret| call.app.hub.key().is_secret_of(id, secret)),
+            };
+            if own || identity.admin { Ok(ConnectionFilter { id: Some(id), ..all }) } else { Err(no_such()) }
+        }
+        (None, Some(user)) => {
+            if identity.user.as_ref() != Some(user) {
+                identity.require_admin()?;
+            }
+            Ok(ConnectionFilter { user: Some(user.clone()), ..all })
+        }
+        _ => Err(Problem::bad_request("say either which \"connection\" or which \"user\"")),
+    }
+}
+
+/// The same answer for a connection that there is not and for one of somebody else.
+fn no_such() -> Problem {
+    Problem::new(
+        http::StatusCode::NOT_FOUND,
+        "not_found",
+        "Not found",
+        "there is no such connection on this node, or it is not yours",
+    )
+}
+
+/// Why a body can't be meant.
+enum Bad {
+    Json(BadJson),
+    Field(String),
+    Problem(Problem),
+}
+
+impl From<BadJson> for Bad {
+    fn from(bad: BadJson) -> Bad {
+        Bad::Json(bad)
+    }
+}
+
+impl Bad {
+    fn problem(self, form: Form) -> Problem {
+        match self {
+            Bad::Json(bad) => Problem::bad_request(bad.to_string()),
+            Bad::Problem(problem) => problem,
+            Bad::Field(field) => {
+                let known = match form {
+                    Form::Full => "connection, secret, user, channels",
+                    Form::Plain => "connectionId, secret, channel",
+                };
+                Problem::bad_request(format!("there is no field {field:?} here (known: {known})"))
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn read(body: &[u8], form: Form, limit: usize) -> Result<Asked, Bad> {
+        let mut reader = Reader::new(body)?;
+        let mut asked = Asked::default();
+        reader.object(|reader, field| asked.field(reader, field, form, limit))?;
+        reader.finish()?;
+        if asked.channels.is_empty() {
+            let name = if form == Form::Full { "channels" } else { "channel" };
+            return Err(Bad::Problem(Problem::bad_request(format!("say which {name:?}"))));
+        }
+        Ok(asked)
+    }
+
+    fn field(&mut self, reader: &mut Reader<'_>, field: &str, form: Form, limit: usize) -> Result<(), Bad> {
+        match (form, field) {
+            (Form::Full, "connection") | (Form::Plain, "connectionId") => {
+                let id = reader.string()?.parse();
+                self.connection = Some(id.map_err(|bad| invalid(field, &bad))?);
+            }
+            (_, "secret") => self.secret = Some(reader.string()?.into_owned()),
+            (Form::Full, "user") => {
+                self.user = Some(reader.string()?.parse().map_err(|bad| invalid(field, &bad))?);
+            }
+            (Form::Full, "channels") => {
+                reader.array(|reader| {
+                    if self.channels.len() >= limit {
+                        let detail = format!("a stream may have {limit} channels");
+                        return Err(Bad::Problem(Problem::bad_request(detail)));
+                    }
+                    self.channel(&reader.string()?)
+                })?;
+            }
+            (Form::Plain, "channel") => self.channel(&reader.string()?)?,
+            _ => return Err(Bad::Field(field.chars().take(64).collect())),
+        }
+        Ok(())
+    }
+
+    fn channel(&mut self, text: &str) -> Result<(), Bad> {
+        let pattern = channel_pattern(text).map_err(Bad::Problem)?;
+        if pattern.levels().next().is_some_and(|level| level.starts_with('$') && level != "$presence") {
+            let detail = "what is sent to all and to its user comes on every stream by itself";
+            return Err(Bad::Problem(Problem::bad_request(detail)));
+        }
+        if !self.channels.contains(&pattern) {
+            self.channels.push(pattern);
+        }
+        Ok(())
+    }
+}
+
+fn invalid(field: &str, bad: &dyn std::fmt::Display) -> Bad {
+    Bad::Problem(Problem::bad_request(format!("{field:?}: {bad}")))
+}
