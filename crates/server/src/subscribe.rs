@@ -541,6 +541,31 @@ mod tests {
     }
 
     #[test]
+    fn presence_is_for_exact_channels_of_which_it_is_granted() {
+        let channels = |query: &str| request(query).map(|found| found.presence);
+        assert_eq!(
+            channels("channel=a&channel=b/c&presence=1").unwrap(),
+            ["a", "b/c"].map(|n| n.parse().unwrap())
+        );
+        assert_eq!(channels("channel=a&presence=0").unwrap(), []);
+        assert_eq!(channels("channel=a").unwrap(), []);
+        for bad in [
+            "channel=a/*",
+            "channel=a&channel=**",
+            "",
+            "channel=a&only=1",
+            "channel=a&control=0",
+            "channel=a&presence=0",
+        ] {
+            assert_eq!(request(&format!("{bad}&presence=1")).unwrap_err().status(), 400, "{bad}");
+        }
+        assert_eq!(request("channel=a&presence=yes").unwrap_err().status(), 400);
+        // A grant to subscribe is none to see who is there.
+        let seven = user("7", &["a"]);
+        assert_eq!(asked(&seven, "/events?channel=a&presence=1", &[]).unwrap_err().status(), 403);
+    }
+
+    #[test]
     fn options_are_read() {
         let found = request("envelope=1&control=1&client=tab&padding=2048").unwrap();
         assert!(found.envelope && !found.only);
