@@ -8,6 +8,7 @@ mod answer;
 mod clients;
 mod clock;
 mod error;
+mod file_system;
 mod machine;
 mod payload;
 mod process;

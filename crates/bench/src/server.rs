@@ -162,8 +162,8 @@ impl Started {
         settings: &Settings,
         failed: impl Fn(String) -> BenchError,
     ) -> Result<Started, BenchError> {
-        let tmp = tempfile::Builder::new().prefix("tidings-bench-").tempdir();
-        let tmp = tmp.map_err(BenchError::system("a temporary folder can't be made"))?;
+        let tmp = tempfile::Builder::new().prefix("tidings-bench-").tempdir_in(&settings.data_dir);
+        let tmp = tmp.map_err(BenchError::system("a folder for the server can't be made"))?;
         let path = tmp.path().to_string_lossy().into_owned();
         let values = Values { ports, tmp: &path, ..Values::default() };
         let log =

@@ -80,6 +80,7 @@ With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
     #[command(after_help = format!("Examples:
   tidings token --sub ada --subscribe 'orders/{{sub}}/*'
       For the page of the user ada: her orders, and what is sent to her.
+  tidings token --sub ada --presence 'rooms/*' --info '{{\"name\":\"Ada\"}}'
   tidings token --sub shop --publish 'orders/**' --publish '$user/*' --ttl 30d
       For a back end that sends to orders and to users.
   curl -H \"Authorization: Bearer $(tidings token --sub ops --admin)\" http://127.0.0.1:4600/stats
@@ -395,6 +396,9 @@ pub(crate) struct Bench {
     /// How often each scenario is run; the medians count
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
+    /// Where servers have their folders, and Tidings its log in `durable` [default: that for temporary files]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// The processors that servers run on, like 0 or 0-3 (takes `taskset`)
     #[arg(long, value_name = "CPUS")]
     pub(crate) server_cpus: Option<String>,
@@ -442,6 +446,9 @@ pub(crate) struct Token {
     pub(crate) sub: Option<String>,
     #[command(flatten)]
     pub(crate) grants: Grants,
+    /// What others may read about the user where they see who is there: a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub(crate) info: Option<String>,
     /// How long it is good
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub(crate) ttl: String,

@@ -97,6 +97,7 @@ fn settings(args: &args::Bench) -> Result<Settings> {
         size: args.size as usize,
         seconds: args.seconds.into(),
         rounds: args.rounds as usize,
+        data_dir: data_dir(args)?,
         server_cpus: args.server_cpus.clone(),
         client_cpus: args.client_cpus.clone(),
         unpinned,
@@ -104,6 +105,17 @@ fn settings(args: &args::Bench) -> Result<Settings> {
         supervisor: role("bench-server"),
         servers: Servers::default(),
     })
+}
+
+/// Where servers have their folders. They run in others, so that the path has to be whole.
+fn data_dir(args: &args::Bench) -> Result<PathBuf> {
+    let Some(folder) = &args.data_dir else { return Ok(std::env::temp_dir()) };
+    let whole =
+        folder.canonicalize().map_err(|error| Usage(format!("--data-dir {}: {error}", folder.display())))?;
+    if !whole.is_dir() {
+        bail!(Usage(format!("--data-dir {} is no folder", folder.display())));
+    }
+    Ok(whole)
 }
 
 /// The processors that this process may run on, as `taskset` takes them.
@@ -136,7 +148,7 @@ fn this() -> Result<Target> {
     let key = KeyConfig::secret(Secret::new(secret.as_str()));
     let token = move |user: &str| {
         let user = user.parse().ok();
-        let new = NewToken { user, grants: Default::default(), admin: false, ttl: TOKENS };
+        let new = NewToken { user, grants: Default::default(), admin: false, info: None, ttl: TOKENS };
         // A secret of 64 characters signs anything.
         new.sign(&key, "tidings", Timestamp::now()).map(|token| token.expose().to_owned()).unwrap_or_default()
     };

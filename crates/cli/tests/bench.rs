@@ -334,3 +334,20 @@ fn a_server_that_fails_to_start_says_why() {
         assert!(stderr(&output).contains(what), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn a_log_in_memory_is_not_passed_off_as_durable() {
+    let durable = |folder: &Path| {
+        let arguments = ["bench", "--scenario", "durable", "--seconds", "1", "--data-dir"];
+        stdout_of(tidings().args(arguments).arg(folder))
+    };
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let out = durable(memory.path());
+    assert!(out.contains(&format!("the log was in {}, which is memory", memory.path().display())), "{out}");
+    assert_eq!(memory.path().read_dir().unwrap().count(), 0);
+    // Relative, as people type it; a build's folder is on a disk.
+    assert!(!durable(Path::new(".")).contains("which is memory"));
+    let output = run(tidings().args(["bench", "--data-dir", "/nowhere"]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--data-dir /nowhere: No such file"), "{}", stderr(&output));
+}

@@ -270,7 +270,8 @@ impl Durables {
         self.place(position).map(|place| (position, place))
     }
 
-    fn place(&self, position: Position) -> Option<Sequence> {
+    /// Where a position lies in the present history. `None` for what is not in it, or ahead of it.
+    pub fn place(&self, position: Position) -> Option<Sequence> {
         match self.log.locate(position) {
             Located::Here(place) | Located::PastFork(place) => Some(place),
             Located::Ahead | Located::Unknown => None,

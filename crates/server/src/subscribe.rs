@@ -8,7 +8,7 @@ use http::request::Parts;
 use tidings_hub::{Filter, Filters, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
-use crate::auth::{self, Identity};
+use crate::auth::{self, Identity, Source};
 use crate::{LimitsConfig, Problem, accept, query};
 
 /// What a client asks for, granted as a whole.
@@ -32,8 +32,12 @@ pub struct SubscribeRequest {
     pub only: bool,
     /// The id that the client chose for itself.
     pub client: Option<ClientId>,
+    /// The durable subscription of the stream's user, whose cursor the hub keeps.
+    pub subscription: Option<ClientId>,
     /// How many bytes the first comment has.
     pub padding: u16,
+    /// The channels of which it is told who is there (`presence=1`).
+    pub presence: Vec<Channel>,
 }
 
 /// Which of the hub's own events (`tidings:…`) a stream gets.
@@ -93,15 +97,22 @@ pub fn subscribe_request(
         (false, Some(true)) => ControlLevel::All,
         (false, Some(false)) => ControlLevel::Gaps,
     };
+    if asked.subscription.is_some() && identity.user.is_none() {
+        return Err(needs_user(identity));
+    }
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
-        if ["$presence", "$stats"].iter().any(|own| pattern.levels().next() == Some(own)) {
+        if pattern.levels().next() == Some("$stats") {
             return Err(Problem::not_implemented(format!(
                 "the channel {:?} is not there yet",
                 pattern.as_str()
             )));
         }
     }
+    let presence = match asked.presence {
+        Some(true) => watched(&asked.channels, identity, control)?,
+        Some(false) | None => Vec::new(),
+    };
     // Read last: what nobody may ask for is not kept among the filters.
     let filter = asked.filter.as_deref().map(|text| filter(text, filters)).transpose()?;
     Ok(SubscribeRequest {
@@ -114,16 +125,57 @@ pub fn subscribe_request(
         if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
+        subscription: asked.subscription,
         padding: asked.padding.unwrap_or(0),
+        presence,
     })
 }
 
-/// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
+/// The channels of which a stream with `presence=1` is told who is there: all that it asks for.
+fn watched(asked: &[Pattern], identity: &Identity, control: ControlLevel) -> Result<Vec<Channel>, Problem> {
+    match control {
+        ControlLevel::None => {
+            return Err(Problem::bad_request("presence=1 and only=1 contradict each other"));
+        }
+        ControlLevel::Gaps => {
+            return Err(Problem::bad_request("presence=1 and control=0 contradict each other"));
+        }
+        ControlLevel::Default | ControlLevel::All => {}
+    }
+    if asked.is_empty() {
+        return Err(Problem::bad_request("presence=1 needs a channel to say of who is there"));
+    }
+    let mut channels = Vec::with_capacity(asked.len());
+    for pattern in asked {
+        let channel = pattern.exact().ok_or_else(|| {
+            Problem::bad_request(format!(
+                "presence=1 needs exact channels, and {:?} is a pattern; ask for it in a stream of its own",
+                shortened(pattern.as_str())
+            ))
+        })?;
+        identity.require_presence(pattern)?;
+        channels.push(channel);
+    }
+    Ok(channels)
+}
+
+/// Where a request wants to begin, whoever sent it, and whether of a durable subscription: for an answer that only says
+/// when to come back.
 ///
 /// # Errors
 /// 400 as for [`subscribe_request`].
-pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<Start, Problem> {
-    Ok(Parameters::read(parts.uri.query(), limits)?.start(parts))
+pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<(Start, bool), Problem> {
+    let asked = Parameters::read(parts.uri.query(), limits)?;
+    Ok((asked.start(parts), asked.subscription.is_some()))
+}
+
+/// A durable subscription belongs to a user. With `--dev` there is one only with a token.
+fn needs_user(identity: &Identity) -> Problem {
+    let detail = "a durable subscription is a user's: it needs a token with a user (sub)";
+    match identity.source() {
+        Source::Dev => Problem::bad_request(format!("{detail}, with --dev too; `tidings token` makes one")),
+        _ => identity.refusal(detail.to_owned()),
+    }
 }
 
 /// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
@@ -181,7 +233,9 @@ struct Parameters {
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
+    subscription: Option<ClientId>,
     padding: Option<u16>,
+    presence: Option<bool>,
 }
 
 impl Parameters {
@@ -216,11 +270,17 @@ impl Parameters {
                         value.parse().map_err(|bad| Problem::bad_request(format!("client: {bad}")))?;
                     once(&mut all.client, &name, client)?;
                 }
+                "subscription" => {
+                    let name =
+                        value.parse().map_err(|bad| Problem::bad_request(format!("subscription: {bad}")))?;
+                    once(&mut all.subscription, "subscription", name)?;
+                }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
+                "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
                 // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
-                "presence" | "poll" if value == "0" => {}
-                "presence" | "poll" | "subscription" => {
+                "poll" if value == "0" => {}
+                "poll" => {
                     return Err(not_built(&name));
                 }
                 _ => {}
@@ -259,7 +319,7 @@ pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
     let levels: Vec<&str> = pattern.levels().collect();
     let known = match levels.as_slice() {
-        ["$all" | "$stats" | "$presence"] | ["$presence", ..] => true,
+        ["$all" | "$stats" | "$presence"] => true,
         ["$user", level] => *level != "**",
         [first, ..] => !first.starts_with('$'),
         [] => false,
@@ -376,6 +436,22 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_subscription_is_a_users() {
+        let asked_by = |identity: &Identity, query: &str| asked(identity, &format!("/events?{query}"), &[]);
+        let seven = user("7", &[]);
+        let found = asked_by(&seven, "subscription=my%20phone").unwrap();
+        assert_eq!(found.subscription, "my phone".parse().ok());
+        for bad in ["", &"x".repeat(65), "a%0Ab"] {
+            let problem = asked_by(&seven, &format!("subscription={bad}")).unwrap_err();
+            assert_eq!(problem.status(), 400, "{bad}");
+            assert!(problem.detail().starts_with("subscription: "), "{}", problem.detail());
+        }
+        assert_eq!(asked_by(&seven, "subscription=a&subscription=b").unwrap_err().status(), 400);
+        let dev = request("subscription=a").unwrap_err();
+        assert!(dev.status() == 400 && dev.detail().contains("tidings token"), "{}", dev.detail());
+    }
+
+    #[test]
     fn all_of_it_has_to_be_granted() {
         let seven = user("7", &["news", "orders/{sub}/*"]);
         for query in [
@@ -390,7 +466,11 @@ mod tests {
         }
         assert_eq!(asked(&seven, "/events?channel=$stats", &[]).unwrap_err().status(), 403);
         assert_eq!(request("channel=$stats").unwrap_err().status(), 501);
-        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 501);
+        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 400);
+        assert_eq!(texts(&request("channel=$presence").unwrap().views), ["$presence", "$all"]);
+        assert_eq!(asked(&seven, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
+        let wide = user("7", &["**"]);
+        assert_eq!(asked(&wide, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -457,7 +537,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for query in ["history=latest", "presence=1", "if_active=1", "poll=1", "subscription=x", "poll="] {
+        for query in ["poll=1", "poll="] {
             let problem = request(query).unwrap_err();
             assert_eq!(problem.status(), 400, "{query}");
             assert!(problem.detail().contains("not there yet"), "{query}");
@@ -472,6 +552,8 @@ mod tests {
         assert_eq!((found.control, found.padding), (ControlLevel::All, 2048));
         assert_eq!(found.client.unwrap().as_str(), "tab");
         assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
+        assert_eq!(request("history=latest").unwrap().start, Start::Latest);
+        assert!(request("if_active=1").unwrap().if_active);
         assert_eq!(request("").unwrap().control, ControlLevel::Default);
     }
 

@@ -4,10 +4,12 @@ mod connecting;
 mod delivery;
 mod publishing;
 mod replay;
+mod rounds;
 mod used;
 
 use self::used::{Used, Watched};
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -39,8 +41,10 @@ pub struct Settings {
     pub size: usize,
     /// For how long events are published.
     pub seconds: f64,
-    /// How often each scenario is run; medians count.
+    /// How often each scenario is run; the medians count.
     pub rounds: usize,
+    /// Where servers have their folders.
+    pub data_dir: PathBuf,
     /// The processors for servers, as `taskset` takes them.
     pub server_cpus: Option<String>,
     /// The processors for clients.
@@ -123,8 +127,12 @@ impl Scenario {
     /// Runs it; what goes wrong is in the result. `say` is told what happens meanwhile.
     pub fn run(&self, settings: &Settings, target: &Target, say: &dyn Fn(&str)) -> Run {
         let setting = Setting { settings, target, say };
+        let failed = |why: String| {
+            let run = setting.run(self.about.to_owned(), Vec::new());
+            Run { scenario: self.name.to_owned(), failed: Some(why), ..run }
+        };
         let mut rounds = Vec::new();
-        for _ in 0..settings.rounds.max(1) {
+        for _ in 0..settings.rounds {
             let run = if self.tidings_only && !target.tidings {
                 Err(BenchError::Unsupported("it takes what only Tidings has".to_owned()))
             } else {
@@ -132,27 +140,11 @@ impl Scenario {
             };
             match run {
                 Ok(run) => rounds.push(Run { scenario: self.name.to_owned(), ..run }),
-                Err(error) => {
-                    let run = setting.run(self.about.to_owned(), Vec::new());
-                    return Run { scenario: self.name.to_owned(), failed: Some(error.to_string()), ..run };
-                }
+                Err(error) => return failed(error.to_string()),
             }
         }
-        median(rounds)
+        rounds::joined(rounds).unwrap_or_else(|| failed("no round was asked for".to_owned()))
     }
-}
-
-/// The medians of several rounds; all that went wrong in any of them.
-fn median(mut rounds: Vec<Run>) -> Run {
-    let mut run = rounds.remove(0);
-    for figure in &mut run.figures {
-        let others = rounds.iter().filter_map(|round| round.figure(&figure.name));
-        let mut values: Vec<f64> = std::iter::once(figure.value).chain(others).collect();
-        values.sort_by(f64::total_cmp);
-        figure.value = values[values.len() / 2];
-    }
-    run.violations.extend(rounds.into_iter().flat_map(|round| round.violations));
-    run
 }
 
 impl Setting<'_> {

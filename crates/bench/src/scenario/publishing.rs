@@ -4,6 +4,7 @@ use super::{CHECK_EVERY, SETTLED, Setting, Watched, following, latencies, wait_u
 use crate::clients::histogram;
 use crate::clock;
 use crate::error::BenchError;
+use crate::file_system;
 use crate::payload::Stamp;
 use crate::publisher::{Lines, Requests, closed_loop};
 use crate::results::{Figure, Run, Unit};
@@ -28,7 +29,14 @@ pub(super) fn durable(setting: &Setting<'_>) -> Result<Run, BenchError> {
             "it takes a server that is started with its log on disk".to_owned(),
         ));
     };
-    published(&Setting { target, ..*setting }, 64, 1)
+    let mut run = published(&Setting { target, ..*setting }, 64, 1)?;
+    if file_system::is_in_memory(&setting.settings.data_dir) {
+        let folder = setting.settings.data_dir.display();
+        run.notes.push(format!(
+            "the log was in {folder}, which is memory (tmpfs), where a sync costs nothing: name a folder on a disk with --data-dir"
+        ));
+    }
+    Ok(run)
 }
 
 fn published(setting: &Setting<'_>, connections: usize, batch: usize) -> Result<Run, BenchError> {

@@ -370,6 +370,11 @@ fn read_replay(mut section: Section<'_>) -> Replay {
     Replay { bytes, age }
 }
 
+/// For how long events are kept if nothing is said.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// How many events are kept for each user if nothing is said: more than somebody reads who was away.
+const USER_EVENTS: u64 = 1_000;
+
 /// A week by default: who was away over a weekend or a short holiday misses nothing, and a forgotten server does not
 /// fill its disk. In all 4 GiB on disk, a tenth of a small machine's; 256 MiB in memory.
 fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
@@ -393,7 +398,13 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     }
     let default = default.unwrap_or_else(|| {
         let mut unsaid = root.unsaid("retention");
-        let age = unsaid.get("age", Duration::from_secs(7 * 86_400));
+        let age = unsaid.get("age", WEEK);
+        // What is sent to a user waits for its devices. A rule for users beats this, and so does one for all.
+        if let Ok(users) = "$user/*".parse::<Pattern>()
+            && rules.iter().all(|(pattern, _)| !pattern.covers(&users))
+        {
+            rules.push((users, Caps { age: Some(age), count: Some(USER_EVENTS), ..Caps::default() }));
+        }
         Caps { age: Some(age), state_only: unsaid.get("state_only", false), ..Caps::default() }
     });
     let bytes = match log {

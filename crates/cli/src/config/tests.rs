@@ -39,6 +39,8 @@ fn nothing_said_is_the_default() {
     assert_eq!((config.log, config.sync), (LogKind::Disk, Sync::Always));
     assert_eq!(config.retention.default.age, Some(Duration::from_secs(7 * 86_400)));
     assert_eq!(config.retention.total.bytes, Some(4 << 30));
+    let users = config.retention.caps(&tidings::wire::Channel::user(&"ada".parse().unwrap()));
+    assert_eq!((users.count, users.age), (Some(1_000), Some(Duration::from_secs(7 * 86_400))));
 }
 
 #[test]
@@ -108,6 +110,19 @@ fn a_file_sets_everything() {
     assert_eq!(caps("short/a"), short);
     assert_eq!(caps("other"), Caps { count: Some(7), ..Caps::default() });
     assert_eq!(retention.caps(&tidings::wire::Channel::all()).count, Some(7), "the default is for all");
+}
+
+#[test]
+fn users_have_a_default_unless_there_is_a_rule_for_them() {
+    let users = |text: &str| {
+        let retention = config(text).retention;
+        retention.caps(&tidings::wire::Channel::user(&"ada".parse().unwrap())).count
+    };
+    assert_eq!(users("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n"), Some(1_000));
+    assert_eq!(users("[[retention]]\nchannels = \"$user/*\"\ncount = 3\n"), Some(3));
+    assert_eq!(users("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n"), None);
+    assert_eq!(users("[[retention]]\nage = \"1h\"\n"), None, "all others are users too");
+    assert_eq!(users("[[retention]]\nchannels = \"$user/7\"\ncount = 3\n"), Some(1_000), "one of them");
 }
 
 #[test]

@@ -539,6 +539,7 @@ mod tests {
         presence.count(0, &channel, Census::default);
         presence.count(1, &channel, Census::default);
         assert!(presence.watch(1, &channel));
+        presence.snapshot(&channel);
         channel
     }
 
@@ -625,12 +626,14 @@ mod tests {
         census.add(Some(&ann));
         presence.count(1, &room, || census.clone());
         presence.count(1, &room, || panic!("a second census"));
-        assert!(presence.tick(Timestamp(1)).digests.is_empty(), "not before all have counted");
+        presence.enter(1, Some(&user("bob")), None, &follows, Timestamp(0));
         presence.count(0, &room, Census::default);
+        assert!(presence.tick(Timestamp(1)).digests.is_empty(), "there is nobody to be told");
+        assert_eq!(presence.snapshot(&room).users.len(), 2);
         presence.enter(1, None, None, &follows, Timestamp(0));
         let digest = &presence.tick(Timestamp(1)).digests[0];
-        assert!(digest.joined.is_empty(), "who was there has not joined");
-        assert_eq!((digest.connections, &digest.parts[..]), (2, &[0][..]));
+        assert!(digest.joined.is_empty(), "who was shown has not joined since");
+        assert_eq!((digest.connections, &digest.parts[..]), (3, &[0][..]));
         presence.unwatch(0, &room);
         assert!(!presence.is_watched());
         presence.leave(1, Some(&ann), &follows, Timestamp(9));

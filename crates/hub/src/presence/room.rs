@@ -29,6 +29,8 @@ pub(super) struct Room {
     connections: u64,
     /// Users of whom something is to be said: whether what was said before has them here.
     pending: BTreeMap<UserId, bool>,
+    /// Somebody got a snapshot. Until then there is nobody to be told of changes.
+    begun: bool,
     /// Since the last digest somebody got a snapshot, who may believe what was true only in between.
     shown: bool,
     /// When something was said last, and how many connections there were.
@@ -46,6 +48,7 @@ impl Room {
             members: BTreeMap::new(),
             connections: 0,
             pending: BTreeMap::new(),
+            begun: false,
             shown: false,
             said: None,
             said_connections: 0,
@@ -85,10 +88,8 @@ impl Room {
         }
         self.connections += census.connections;
         if self.is_complete() {
-            // Nobody was told anything yet. Who went while only some had counted may have gone later than they know.
+            // Who went while only some had counted may have gone later than they know. Nobody was told of it yet.
             self.members.retain(|_, member| member.connections > 0);
-            self.pending.clear();
-            self.said_connections = self.connections;
         }
     }
 
@@ -138,7 +139,7 @@ impl Room {
 
     pub(super) fn is_due(&self, every: Duration, now: Timestamp) -> bool {
         // A clock that was set back keeps nobody waiting.
-        self.is_complete() && self.said.is_none_or(|said| now >= said.plus(every) || now < said)
+        self.begun && self.said.is_none_or(|said| now >= said.plus(every) || now < said)
     }
 
     /// What changed since the last one, if anything did.
@@ -184,7 +185,12 @@ impl Room {
     }
 
     pub(super) fn snapshot(&mut self, listed: usize, users: &Users) -> Roll {
-        self.shown = true;
+        self.shown = self.begun;
+        if !self.begun {
+            self.begun = true;
+            self.pending.clear();
+            self.said_connections = self.connections;
+        }
         let present = |(user, member): (&UserId, &Member)| Present {
             user: user.clone(),
             connections: member.connections,

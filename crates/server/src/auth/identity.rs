@@ -169,6 +169,21 @@ impl Identity {
         }))
     }
 
+    /// Goes on only if it may be seen who is in the channels of a pattern.
+    ///
+    /// # Errors
+    /// 401 without a credential, 403 with one: the same whether or not there is such a channel.
+    pub fn require_presence(&self, asked: &Pattern) -> Result<(), Problem> {
+        if self.may_see_presence(asked) {
+            return Ok(());
+        }
+        self.log_refusal("presence", asked.as_str());
+        Err(self.refusal(format!(
+            "seeing who is in {:?} is not granted: it needs that among the presence grants",
+            asked.as_str()
+        )))
+    }
+
     /// Goes on only for administrators.
     ///
     /// # Errors
@@ -196,7 +211,11 @@ impl Identity {
         tracing::info!(
             user = self.user.as_ref().map(UserId::as_str),
             suppressed,
-            "refused to {right}: {}",
+            "{}: {}",
+            match right {
+                "presence" => "refused to show who is there".to_owned(),
+                right => format!("refused to {right}"),
+            },
             remedy(self.source, right, name)
         );
     }

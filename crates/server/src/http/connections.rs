@@ -118,7 +118,7 @@ async fn kick(app: &App, filter: &ConnectionFilter) -> Result<Response<Body>, Pr
 }
 
 /// An administrator may look at all, a user at what is its own.
-fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<(), Problem> {
+pub(super) fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<(), Problem> {
     match user {
         Some(user) if identity.user.as_ref() == Some(user) => Ok(()),
         _ => identity.require_admin(),

@@ -20,20 +20,28 @@ const MOST_EVENTS: usize = 1000;
 const MOST_BYTES: usize = 8 << 20;
 
 /// What is asked for.
-struct Asked {
-    views: Vec<View>,
-    after: Option<String>,
-    until: Option<String>,
-    events: usize,
-    order: Order,
-    who: Who,
+pub(super) struct Asked {
+    pub(super) views: Vec<View>,
+    pub(super) after: Option<String>,
+    pub(super) until: Option<String>,
+    pub(super) events: usize,
+    pub(super) order: Order,
+    pub(super) who: Who,
+}
+
+/// What was found.
+pub(super) struct Found {
+    /// The answer's document.
+    pub(super) document: String,
+    /// How far was looked.
+    pub(super) looked: Position,
 }
 
 /// `GET /history`
 pub(super) async fn read(call: Call) -> Result<Response<Body>, Problem> {
     let asked = Asked::read(&call).await?;
     let answer = log::read(&call.app, move |hub| asked.find(hub, Timestamp::now())).await?;
-    Ok(answer::json(answer))
+    Ok(answer::json(answer.document))
 }
 
 impl Asked {
@@ -72,8 +80,8 @@ impl Asked {
         })
     }
 
-    /// The answer's document.
-    fn find(self, hub: &Hub, now: Timestamp) -> Result<String, Problem> {
+    /// The answer.
+    pub(super) fn find(self, hub: &Hub, now: Timestamp) -> Result<Found, Problem> {
         let (log, key) = (hub.log(), hub.key());
         let head = log.head();
         let (after, mut gap) = match &self.after {
@@ -110,7 +118,9 @@ impl Asked {
             last_event_id: seal(looked),
             next: next.map(seal),
         };
-        serde_json::to_string(&answer).map_err(|error| Problem::internal(error.to_string()))
+        let document =
+            serde_json::to_string(&answer).map_err(|error| Problem::internal(error.to_string()))?;
+        Ok(Found { document, looked: Position { epoch: head.epoch, sequence: looked } })
     }
 }
 

@@ -12,7 +12,9 @@ mod log;
 mod metrics;
 mod page;
 mod parameters;
+mod presence;
 mod publish;
+mod queues;
 mod routes;
 mod stats;
 mod subscriptions;
@@ -170,6 +172,11 @@ async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<B
         Endpoint::DisconnectUser => connections::disconnect_user(call).await,
         Endpoint::Subscriptions => subscriptions::change(call, body, Form::Full).await,
         Endpoint::Subscribe => subscriptions::change(call, body, Form::Plain).await,
+        Endpoint::Presence => presence::members(call).await,
+        Endpoint::Users => presence::users(call).await,
+        Endpoint::Acknowledge => queues::acknowledge(call, body).await,
+        Endpoint::Queues => queues::look(call).await,
+        Endpoint::FlushQueues => queues::flush(call).await,
         Endpoint::Stats => stats::stats(call).await,
         Endpoint::Metrics => metrics::metrics(call).await,
         Endpoint::Later(what) => Err(Problem::not_implemented(what)),

@@ -18,6 +18,11 @@ pub(super) enum Endpoint {
     Subscriptions,
     /// The same in a plainer form.
     Subscribe,
+    Presence,
+    Users,
+    Acknowledge,
+    Queues,
+    FlushQueues,
     Stats,
     Metrics,
     Healthz,
@@ -106,22 +111,16 @@ static OTHERS: &[Route] = &[
     internal("/", &[(Method::GET, Endpoint::Page)]),
     internal("/console/", &[(Method::GET, Later("there is no console yet"))]),
     public("/tidings.js", &[(Method::GET, Later("the client is not built into the server yet"))]),
-    public("/presence", &[(Method::GET, Later("there is no presence yet"))]),
-    internal("/users", &[(Method::GET, Later("there is no presence yet"))]),
+    public("/presence", &[(Method::GET, Endpoint::Presence)]),
+    internal("/users", &[(Method::GET, Endpoint::Users)]),
     public(
         "/subscriptions",
         &[(Method::POST, Endpoint::Subscriptions), (Method::DELETE, Endpoint::Subscriptions)],
     ),
     public("/subscribe", &[(Method::POST, Endpoint::Subscribe), (Method::DELETE, Endpoint::Subscribe)]),
     public("/tickets", &[(Method::POST, Later("there are no tickets yet"))]),
-    internal("/acks", &[(Method::POST, Later("there are no durable subscriptions yet"))]),
-    internal(
-        "/queues",
-        &[
-            (Method::GET, Later("there are no durable subscriptions yet")),
-            (Method::DELETE, Later("there are no durable subscriptions yet")),
-        ],
-    ),
+    internal("/acks", &[(Method::POST, Endpoint::Acknowledge)]),
+    internal("/queues", &[(Method::GET, Endpoint::Queues), (Method::DELETE, Endpoint::FlushQueues)]),
     internal("/explain", &[(Method::GET, Later("refusals can't be explained yet"))]),
 ];
 

@@ -2,6 +2,7 @@
 
 mod conn;
 pub(crate) mod head;
+mod holders;
 mod hot;
 mod open;
 mod relay;

@@ -7,6 +7,7 @@ use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
+use tidings_hub::durable::DurableError;
 use tidings_hub::log::{Durability, ReadError};
 use tidings_hub::{Lens, Opening, Resume, Start, Tells, Timestamp, View, Who};
 use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
@@ -16,7 +17,7 @@ use super::head;
 use super::worker::{NewStream, WorkersHandle};
 use crate::auth::Identity;
 use crate::subscribe::{ControlLevel, SubscribeRequest, requested_start, subscribe_request};
-use crate::{App, Problem, accept};
+use crate::{App, Problem, accept, presence};
 
 /// How long who found no place waits at least before it comes back, and how long at most, as multiples of `retry`.
 const COME_BACK: (u32, u32) = (1, 3);
@@ -112,6 +113,13 @@ impl Answer<'_> {
             who: Who { user: identity.user.clone(), client: request.client.clone() },
             filter: request.filter.clone(),
         };
+        let mut request = request;
+        if let (Some(name), Some(user)) = (&request.subscription, &identity.user) {
+            let start = request.start.clone();
+            let durables = self.app.hub.durables();
+            let opening = durables.open(user, name, start, &request.views, &request.asked, now);
+            request.start = opening.await.map_err(not_opened)?;
+        }
         let resume = self.resume(&request, &lens, now).await.map_err(unreadable)?;
         if resume.is_over() || (request.if_active && !self.is_active(&request, workers).await?) {
             return Err(Refusal::NothingToCome);
@@ -120,9 +128,17 @@ impl Answer<'_> {
             return Err(gone(reason).into());
         }
         let (seat, id) = workers.seat();
-        let about = About { id, address: peer, control: request.control, permit, seat };
+        let watching = match request.presence.is_empty() {
+            true => None,
+            false => Some(workers.watch(seat.worker, request.presence.clone()).await),
+        };
+        let holding = request.subscription.clone().zip(identity.user.clone());
+        let holding = holding.map(|(name, user)| workers.hold(user, name, seat.worker));
+        let about = About { id, address: peer, control: request.control, permit, seat, holding };
         let token = identity.expires.map(|expires| expires.since(now));
-        Ok(NewStream { opening: self.opening(request, identity, lens, resume, id), about, token })
+        let info = presence::info(identity.info.as_deref());
+        let opening = self.opening(request, identity, lens, resume, id);
+        Ok(NewStream { opening, about, token, info, watching })
     }
 
     fn opening(
@@ -199,7 +215,7 @@ impl Answer<'_> {
     fn come_back(&self, request: &SubscribeRequest, control: &Control<'_>, detail: &'static str) -> Refusal {
         let retry = spread(self.app.config.retry, COME_BACK);
         if accept::names_event_stream(&self.parts.headers) {
-            let id = self.cursor(&request.start);
+            let id = self.cursor(&request.start, request.subscription.is_some());
             return Refusal::ComeBack(head::come_back(self.framing, &self.cors, control, retry, id.as_ref()));
         }
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -215,17 +231,19 @@ impl Answer<'_> {
         if !later || !accept::names_event_stream(&self.parts.headers) {
             return Err(problem);
         }
-        let start = requested_start(self.parts, &self.app.config.limits)?;
+        let (start, durable) = requested_start(self.parts, &self.app.config.limits)?;
         let retry = spread(self.app.config.retry, COME_BACK);
-        let id = self.cursor(&start);
+        let id = self.cursor(&start, durable);
         Ok(head::come_back(self.framing, &self.cors, &Control::Overloaded, retry, id.as_ref()))
     }
 
     /// What a client that has no stream comes back with, so that it misses nothing meanwhile: its own place; for a
     /// newcomer the present one. Never its own words: what is no cursor is the cursor of the place that nobody knows.
-    fn cursor(&self, start: &Start) -> Option<Cursor> {
+    fn cursor(&self, start: &Start, durable: bool) -> Option<Cursor> {
         let (hub, key) = (&self.app.hub, self.app.hub.key());
         let position = match start {
+            // The hub knows its place; to come back with another one would acknowledge what it never got.
+            Start::Now | Start::Earliest if durable => return None,
             Start::Now => hub.log().head(),
             Start::Earliest => Position { sequence: Sequence::START, ..hub.log().head() },
             // With a cursor it would not get its history; without one it asks for it again.
@@ -233,6 +251,28 @@ impl Answer<'_> {
             Start::Cursor(text) => key.open(text).unwrap_or(Position::UNKNOWN),
         };
         Some(key.seal(position))
+    }
+}
+
+/// Why there is no stream of a durable subscription. The rest is like a log that can't be read.
+fn not_opened(error: DurableError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        DurableError::Read(error) => unreadable(error),
+        DurableError::Write(error) => {
+            tracing::error!(%error, "a durable subscription can't be noted");
+            let problem = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_stored",
+                "The subscription can't be noted",
+                "a new durable subscription can't be noted just now; try again",
+            );
+            problem.header(RETRY_AFTER, HeaderValue::from_static("3"))
+        }
+        DurableError::TooMany => {
+            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", "Too many subscriptions", detail)
+        }
+        DurableError::Absent | DurableError::TooLong | DurableError::BadId => Problem::bad_request(detail),
     }
 }
 
