@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use serde_json::Value;
+use tidings::client::Tag;
 
 use crate::config::Flags;
 
@@ -50,8 +52,11 @@ period, and whoever comes back misses nothing. A second one ends it at once.
   tidings publish orders/7 --event status --json '{{\"state\":\"paid\"}}'
   tidings publish --user ada 'you have mail'
   tidings publish --broadcast --event deploy 'a new version is out'
+  tidings publish alerts 'disk full' --tag priority=5 --tag region=eu
+  tidings publish import/7 --end
   tail -f app.log | tidings publish logs/app --stdin
   tidings publish avatar/7 < picture.base64
+  tidings publish orders/7 'paid' --idempotency-key payment-4711
 
 Prints the id of each event once it is stored.
 
@@ -62,6 +67,7 @@ Prints the id of each event once it is stored.
   tidings subscribe 'orders/*'
   tidings subscribe 'orders/*' --history 10 --json | jq .data
   tidings subscribe jobs/7 --count 1
+  tidings subscribe alerts --filter 'priority > 3 && region in [\"eu\", \"us\"]'
   TIDINGS_TOKEN=$(tidings token --sub ada) tidings subscribe
 
 Resumes by itself: when the connection is lost or the server restarts it comes back to every event in between, or
@@ -74,6 +80,7 @@ With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
     #[command(after_help = format!("Examples:
   tidings token --sub ada --subscribe 'orders/{{sub}}/*'
       For the page of the user ada: her orders, and what is sent to her.
+  tidings token --sub ada --presence 'rooms/*' --info '{{\"name\":\"Ada\"}}'
   tidings token --sub shop --publish 'orders/**' --publish '$user/*' --ttl 30d
       For a back end that sends to orders and to users.
   curl -H \"Authorization: Bearer $(tidings token --sub ops --admin)\" http://127.0.0.1:4600/stats
@@ -271,14 +278,37 @@ pub(crate) struct Publish {
     /// Each line of the standard input is an event, published as it comes
     #[arg(long)]
     pub(crate) stdin: bool,
+    /// What it is the newest state of: who is behind gets only the newest of each key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// A tag for filters (repeatable): a number, true, false, or a text; a text that looks otherwise in double quotes
+    #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
+    pub(crate) tag: Vec<(String, Tag)>,
+    /// The channel's last event; without DATA it says nothing else
+    #[arg(long, conflicts_with_all = ["stdin", "ephemeral"])]
+    pub(crate) end: bool,
     /// For how long it is replayed, like 30s or 1h; for ever, as far as retention goes, without
     #[arg(long, value_name = "TIME")]
     pub(crate) ttl: Option<String>,
     /// Only to who is there now; not kept
     #[arg(long)]
     pub(crate) ephemeral: bool,
+    /// Stored once, however often it is sent within five minutes under this key: a retry prints the first id again
+    #[arg(long, value_name = "KEY", conflicts_with = "stdin")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+fn tag(text: &str) -> Result<(String, Tag), String> {
+    let (name, value) = text.split_once('=').ok_or("like priority=5: a name, =, and a value")?;
+    let value = match serde_json::from_str(value) {
+        Ok(Value::Bool(value)) => Tag::Bool(value),
+        Ok(Value::Number(number)) => Tag::Number(number.as_f64().ok_or("no number that large")?),
+        Ok(Value::String(text)) => Tag::Text(text),
+        Ok(Value::Null | Value::Array(_) | Value::Object(_)) | Err(_) => Tag::from(value),
+    };
+    Ok((name.to_owned(), value))
 }
 
 #[derive(Debug, Args)]
@@ -301,6 +331,9 @@ pub(crate) struct Subscribe {
     /// Nothing but these channels: not what is sent to the user or to everybody
     #[arg(long)]
     pub(crate) only: bool,
+    /// Only events whose tags are such, like 'priority > 3 && region == "eu"' (docs/filters.md)
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) filter: Option<String>,
     /// End after so many events
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
@@ -420,6 +453,9 @@ pub(crate) struct Token {
     pub(crate) sub: Option<String>,
     #[command(flatten)]
     pub(crate) grants: Grants,
+    /// What others may read about the user where they see who is there: a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub(crate) info: Option<String>,
     /// How long it is good
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub(crate) ttl: String,
@@ -464,10 +500,27 @@ pub(crate) enum Key {
 mod tests {
     use clap::CommandFactory;
 
-    use super::Cli;
+    use super::{Cli, Tag, tag};
 
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn tags_are_what_they_look_like() {
+        for (text, name, value) in [
+            ("a=5", "a", Tag::Number(5.0)),
+            ("a=-0.5", "a", Tag::Number(-0.5)),
+            ("a=true", "a", Tag::Bool(true)),
+            ("a=\"5\"", "a", Tag::from("5")),
+            ("a=eu=1", "a", Tag::from("eu=1")),
+            ("a=", "a", Tag::from("")),
+            ("a=null", "a", Tag::from("null")),
+            ("ä b=[1]", "ä b", Tag::from("[1]")),
+        ] {
+            assert_eq!(tag(text), Ok((name.to_owned(), value)), "{text}");
+        }
+        assert!(tag("a").is_err());
     }
 }

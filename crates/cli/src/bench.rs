@@ -164,7 +164,7 @@ fn this() -> Result<Target> {
     let key = KeyConfig::secret(Secret::new(secret.as_str()));
     let token = move |user: &str| {
         let user = user.parse().ok();
-        let new = NewToken { user, grants: Default::default(), admin: false, ttl: TOKENS };
+        let new = NewToken { user, grants: Default::default(), admin: false, info: None, ttl: TOKENS };
         // A secret of 64 characters signs anything.
         new.sign(&key, "tidings", Timestamp::now()).map(|token| token.expose().to_owned()).unwrap_or_default()
     };

@@ -33,8 +33,8 @@ pub(crate) async fn run(args: args::Publish) -> Result<()> {
         return publish_lines(&client, &to).await;
     }
     let data = match data {
-        Some(data) => data,
-        None => read_standard_input()?,
+        None if !args.end => Some(read_standard_input()?),
+        typed => typed,
     };
     let event = to.event(data)?;
     let published = client.publish(&event).await.map_err(|error| explain(error, &args.server.url))?;
@@ -82,7 +82,7 @@ struct Template<'a> {
 }
 
 impl Template<'_> {
-    fn event(&self, data: String) -> Result<Publish> {
+    fn event(&self, data: Option<String>) -> Result<Publish> {
         let mut event = Publish::to_nobody();
         for channel in self.channel.iter().chain(&self.args.channel) {
             event = event.channel(channel);
@@ -102,6 +102,19 @@ impl Template<'_> {
         if self.args.ephemeral {
             event = event.ephemeral();
         }
+        if let Some(key) = &self.args.idempotency_key {
+            event = event.idempotency_key(key);
+        }
+        if let Some(key) = &self.args.key {
+            event = event.key(key);
+        }
+        for (name, value) in &self.args.tag {
+            event = event.tag(name, value.clone());
+        }
+        if self.args.end {
+            event = event.end();
+        }
+        let Some(data) = data else { return Ok(event) };
         if self.args.json {
             event.raw_json(data).map_err(|error| Usage(error.to_string()).into())
         } else {
@@ -139,7 +152,7 @@ async fn publish_lines(client: &Client, to: &Template<'_>) -> Result<()> {
             number += 1;
             let text = text.context("the standard input can't be read as UTF-8")?;
             bytes += text.len();
-            batch.push(to.event(text).with_context(|| format!("line {number}"))?);
+            batch.push(to.event(Some(text)).with_context(|| format!("line {number}"))?);
             if batch.len() < BATCH_LINES && bytes < BATCH_BYTES {
                 line = lines.try_recv().ok();
             }
@@ -169,6 +182,9 @@ pub(crate) fn explain(error: Error, url: &str) -> anyhow::Error {
         }
         Error::Refused(problem) if problem.status == 403 => {
             Some("the token does not grant this; `tidings token --help` shows how to grant".to_owned())
+        }
+        Error::Refused(problem) if problem.kind == "idempotency_key" => {
+            Some("a key is for one event; take another for this one".to_owned())
         }
         Error::NoAnswer(_) => Some(format!("is a server running at {url}? `tidings serve --dev` starts one")),
         _ => None,

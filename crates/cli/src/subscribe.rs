@@ -26,6 +26,9 @@ pub(crate) async fn run(args: args::Subscribe) -> Result<()> {
     if args.only {
         subscribe = subscribe.only();
     }
+    if let Some(filter) = &args.filter {
+        subscribe = subscribe.filter(filter);
+    }
     let mut subscription = client.subscribe(subscribe);
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {

@@ -24,7 +24,13 @@ pub(crate) fn run(args: &args::Token) -> Result<()> {
     if ttl.is_zero() || ttl > LONGEST {
         bail!(Usage("--ttl has to be more than nothing and at most 3650d".to_owned()));
     }
-    let token = NewToken { user, grants: args.grants.read()?, admin: args.grants.admin, ttl };
+    let info = match &args.info {
+        Some(info) => Some(serde_json::from_str(info).map_err(|bad| {
+            Usage(format!("--info has to be a JSON object, like {{\"name\":\"Ada\"}}: {bad}"))
+        })?),
+        None => None,
+    };
+    let token = NewToken { user, grants: args.grants.read()?, admin: args.grants.admin, info, ttl };
     if token.user.is_none() && token.grants == Default::default() && !token.admin {
         bail!(Usage(
             "a token for whom, or for what? Give --sub, --subscribe, --publish or --admin".to_owned()

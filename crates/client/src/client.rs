@@ -52,32 +52,53 @@ impl Client {
     /// [`Error::Refused`] when the server refuses it, [`Error::Failed`] when it can't store it now, and
     /// [`Error::NoAnswer`] when it may or may not be stored.
     pub async fn publish(&self, event: &Publish) -> Result<Published, Error> {
-        self.post(serde_json::to_vec(event)).await
+        self.post(serde_json::to_vec(event), None).await
     }
 
-    /// Publishes up to 10,000 events, all or none; when this returns, they are stored.
+    /// Publishes up to 10,000 events, all or none; when this returns, they are stored. None of them may have an
+    /// idempotency key of its own.
     ///
     /// # Errors
     /// As [`Client::publish`].
     pub async fn publish_all(&self, events: &[Publish]) -> Result<Vec<Published>, Error> {
+        self.publish_array(events, None).await
+    }
+
+    /// The same, stored once however often it is sent within five minutes under this idempotency key.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn publish_all_once(&self, events: &[Publish], key: &str) -> Result<Vec<Published>, Error> {
+        self.publish_array(events, Some(key)).await
+    }
+
+    async fn publish_array(&self, events: &[Publish], key: Option<&str>) -> Result<Vec<Published>, Error> {
         #[derive(Deserialize)]
         struct Answer {
             results: Vec<Published>,
         }
-        let answer: Answer = self.post(serde_json::to_vec(events)).await?;
+        let answer: Answer = self.post(serde_json::to_vec(events), key).await?;
         if answer.results.len() != events.len() {
             return Err(Error::Answer("it has not one result for each event".to_owned()));
         }
         Ok(answer.results)
     }
 
-    async fn post<T: DeserializeOwned>(&self, body: Result<Vec<u8>, serde_json::Error>) -> Result<T, Error> {
-        let request = self
+    async fn post<T: DeserializeOwned>(
+        &self,
+        body: Result<Vec<u8>, serde_json::Error>,
+        key: Option<&str>,
+    ) -> Result<T, Error> {
+        let mut request = self
             .http
             .post(self.at("publish"))
             .header(CONTENT_TYPE, "application/json")
             .timeout(self.publish_timeout)
             .body(body.map_err(Error::Data)?);
+        if let Some(key) = key {
+            let key = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| Error::IdempotencyKey)?;
+            request = request.header("idempotency-key", key);
+        }
         answer(request).await
     }
 

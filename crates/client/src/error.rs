@@ -21,6 +21,9 @@ pub enum Error {
     /// A token or key has characters that no HTTP header can have. It isn't repeated here.
     #[error("the token has characters that no HTTP header can have")]
     Token,
+    /// An idempotency key that can't be sent in a header.
+    #[error("an idempotency key has no control characters")]
+    IdempotencyKey,
     /// The HTTP client can't be made, as when the system's certificates can't be read.
     #[error("the HTTP client can't be made: {}", chain(.0))]
     Http(#[source] reqwest::Error),

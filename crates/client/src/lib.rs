@@ -36,7 +36,7 @@ mod update;
 
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, Problem};
-pub use publish::{Publish, Published};
+pub use publish::{Publish, Published, Tag};
 pub use subscribe::{Start, Subscribe};
 pub use subscription::Subscription;
 pub use tidings_wire::Limits;

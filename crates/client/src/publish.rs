@@ -1,8 +1,9 @@
 //! What to publish.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::Error;
@@ -18,7 +19,14 @@ pub struct Publish {
     broadcast: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<String>,
+    #[serde(skip_serializing_if = "Data::is_nothing")]
     data: Data,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, Tag>,
+    #[serde(skip_serializing_if = "is_false")]
+    end: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,13 +39,76 @@ pub struct Publish {
     exclude_client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exclude_connection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 enum Data {
+    /// Nobody has said what it is yet: the empty text.
+    Unsaid,
+    /// None at all, of an end that says nothing else.
+    Nothing,
     Text(String),
     Json(Box<RawValue>),
+}
+
+impl Data {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Data::Nothing)
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Data::Unsaid | Data::Nothing => serializer.serialize_str(""),
+            Data::Text(text) => serializer.serialize_str(text),
+            Data::Json(json) => json.serialize(serializer),
+        }
+    }
+}
+
+/// The value of a tag.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Tag {
+    /// A text of up to 256 bytes.
+    Text(String),
+    /// A finite number.
+    Number(f64),
+    /// True or false.
+    Bool(bool),
+}
+
+impl From<&str> for Tag {
+    fn from(text: &str) -> Tag {
+        Tag::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Tag {
+    fn from(text: String) -> Tag {
+        Tag::Text(text)
+    }
+}
+
+impl From<f64> for Tag {
+    fn from(number: f64) -> Tag {
+        Tag::Number(number)
+    }
+}
+
+impl From<i32> for Tag {
+    fn from(number: i32) -> Tag {
+        Tag::Number(number.into())
+    }
+}
+
+impl From<bool> for Tag {
+    fn from(value: bool) -> Tag {
+        Tag::Bool(value)
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -75,13 +146,17 @@ impl Publish {
             users: Vec::new(),
             broadcast: false,
             event: None,
-            data: Data::Text(String::new()),
+            data: Data::Unsaid,
+            key: None,
+            tags: BTreeMap::new(),
+            end: false,
             retry: None,
             ttl: None,
             store: None,
             exclude_user: None,
             exclude_client: None,
             exclude_connection: None,
+            idempotency_key: None,
         }
     }
 
@@ -138,6 +213,30 @@ impl Publish {
         Ok(self)
     }
 
+    /// What the event is the newest state of, within its channel: who is behind needs only the newest of each key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Publish {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// A tag for subscribers to choose events by; up to 32 of them.
+    #[must_use]
+    pub fn tag(mut self, name: impl Into<String>, value: impl Into<Tag>) -> Publish {
+        self.tags.insert(name.into(), value.into());
+        self
+    }
+
+    /// The last event of its channels. Without data it says nothing but that.
+    #[must_use]
+    pub fn end(mut self) -> Publish {
+        self.end = true;
+        if let Data::Unsaid = self.data {
+            self.data = Data::Nothing;
+        }
+        self
+    }
+
     /// How long clients are to wait before they reconnect, from now on.
     #[must_use]
     pub fn retry(mut self, time: Duration) -> Publish {
@@ -179,6 +278,15 @@ impl Publish {
         self.exclude_connection = Some(connection.into());
         self
     }
+
+    /// Stored once, however often it is sent within five minutes: the same publisher, key and event get the first
+    /// answer again. So what failed with [`Error::NoAnswer`] can be sent again. 1 to 256 bytes; for a batch see
+    /// [`Client::publish_all_once`](crate::Client::publish_all_once).
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Publish {
+        self.idempotency_key = Some(key.into());
+        self
+    }
 }
 
 #[cfg(test)]
@@ -203,12 +311,27 @@ mod tests {
                 .ephemeral()
                 .exclude_user("8")
                 .exclude_client("c")
-                .exclude_connection("0"),
+                .exclude_connection("0")
+                .idempotency_key("k"),
             concat!(
                 r#"{"channels":["a"],"users":["7"],"event":"paid","data":["x"],"retry":5000,"ttl":60,"#,
-                r#""store":false,"exclude_user":"8","exclude_client":"c","exclude_connection":"0"}"#
+                r#""store":false,"exclude_user":"8","exclude_client":"c","exclude_connection":"0","idempotency_key":"k"}"#
             ),
         );
+        check(
+            Publish::to_channel("a")
+                .text("x")
+                .key("k")
+                .tag("n", 5)
+                .tag("b", true)
+                .tag("a", "t")
+                .tag("f", 0.5),
+            r#"{"channels":["a"],"data":"x","key":"k","tags":{"a":"t","b":true,"f":0.5,"n":5.0}}"#,
+        );
+        check(Publish::to_channel("a").end(), r#"{"channels":["a"],"end":true}"#);
+        check(Publish::to_channel("a").text("").end(), r#"{"channels":["a"],"data":"","end":true}"#);
+        check(Publish::to_channel("a").end().text("x"), r#"{"channels":["a"],"data":"x","end":true}"#);
+        check(Publish::to_channel("a"), r#"{"channels":["a"],"data":""}"#);
         assert!(matches!(Publish::to_nobody().raw_json("{"), Err(Error::Data(_))));
     }
 }

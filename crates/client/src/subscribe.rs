@@ -17,6 +17,7 @@ pub struct Subscribe {
     start: Start,
     envelope: bool,
     only: bool,
+    filter: Option<String>,
     client: Option<String>,
     pub(crate) retry: Duration,
     pub(crate) silence: Duration,
@@ -45,6 +46,7 @@ impl Subscribe {
             start: Start::Now,
             envelope: false,
             only: false,
+            filter: None,
             client: None,
             retry: RETRY,
             silence: SILENCE,
@@ -71,6 +73,13 @@ impl Subscribe {
     #[must_use]
     pub fn only(mut self) -> Subscribe {
         self.only = true;
+        self
+    }
+
+    /// Only those events of these channels whose tags are such, like `priority > 3 && region in ["eu", "us"]`.
+    #[must_use]
+    pub fn filter(mut self, condition: impl Into<String>) -> Subscribe {
+        self.filter = Some(condition.into());
         self
     }
 
@@ -136,8 +145,10 @@ impl Subscribe {
                 query.append_pair(name, "1");
             }
         }
-        if let Some(client) = &self.client {
-            query.append_pair("client", client);
+        for (name, value) in [("filter", &self.filter), ("client", &self.client)] {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
         }
     }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use tidings_wire::{Channel, Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
-use crate::log::{AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Sink, Tail, TailItem};
+use crate::durable::Durables;
+use crate::log::{
+    AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
+};
 use crate::resume::{ReplayCaps, Resume, Start, ended};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
@@ -94,6 +97,7 @@ struct Inner {
     config: HubConfig,
     window: Arc<Window>,
     catch_up: CatchUp,
+    durables: Arc<Durables>,
     stats: HubStats,
     closed: AtomicBool,
     stop: Arc<Stop>,
@@ -167,11 +171,14 @@ impl Hub {
             let stop = stop.clone();
             Following::Pulled(thread::spawn(move || follower.follow(&mut *tail, &stop)))
         };
+        let durables = Arc::new(Durables::new(log.clone(), config.cursor_key.clone()));
         let retaining = thread::spawn({
-            let (log, stop) = (log.clone(), stop.clone());
+            let (log, stop, durables) = (log.clone(), stop.clone(), durables.clone());
             move || {
                 while !stop.wait(RETAIN_EVERY) {
-                    log.retain(Timestamp::now());
+                    let now = Timestamp::now();
+                    log.retain(now);
+                    durables.sweep(now);
                 }
             }
         });
@@ -180,6 +187,7 @@ impl Hub {
             config,
             window,
             catch_up,
+            durables,
             stats: HubStats::default(),
             closed: AtomicBool::new(false),
             stop,
@@ -217,8 +225,28 @@ impl Hub {
         events: Vec<Event>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
+        self.finish(self.append(events, None, now))
+    }
+
+    /// The same, once: what was stored under this key before and is remembered is answered with its first ids, and
+    /// nothing is stored.
+    ///
+    /// # Errors
+    /// When one is too large, the key was used for something else, or the log doesn't store them.
+    pub fn publish_once(
+        &self,
+        events: Vec<Event>,
+        once: Once,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
+        self.finish(self.append(events, Some(once), now))
+    }
+
+    fn finish(
+        &self,
+        appending: Result<(u64, Appending), PublishError>,
+    ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
         let hub = self.clone();
-        let appending = self.append(events, now);
         async move {
             let count = appending.as_ref().map_or(0, |(count, _)| *count);
             let (_, appending) = appending?;
@@ -237,7 +265,12 @@ impl Hub {
         }
     }
 
-    fn append(&self, events: Vec<Event>, now: Timestamp) -> Result<(u64, Appending), PublishError> {
+    fn append(
+        &self,
+        events: Vec<Event>,
+        once: Option<Once>,
+        now: Timestamp,
+    ) -> Result<(u64, Appending), PublishError> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(PublishError::Closed);
         }
@@ -247,7 +280,13 @@ impl Hub {
         }
         let count = events.len() as u64;
         let record = |event| NewRecord { time: now, event: Arc::new(event) };
-        Ok((count, self.inner.log.append(events.into_iter().map(record).collect())))
+        let batch = events.into_iter().map(record).collect();
+        let log = &self.inner.log;
+        let appending = match once {
+            None => log.append(batch),
+            Some(once) => log.append_once(batch, once),
+        };
+        Ok((count, appending))
     }
 
     /// A subscriber in this process. Reads the log, which may block for a moment.
@@ -289,6 +328,11 @@ impl Hub {
     /// The log.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.inner.log
+    }
+
+    /// The durable subscriptions.
+    pub fn durables(&self) -> &Durables {
+        &self.inner.durables
     }
 
     /// The key of the cursors.

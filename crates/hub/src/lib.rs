@@ -6,12 +6,15 @@
 
 mod catch_up;
 mod conflate;
+pub mod durable;
 mod filter;
 mod hub;
 mod index;
 pub mod log;
 #[cfg(test)]
 mod model;
+mod poll;
+mod presence;
 mod resume;
 mod shard;
 mod subscriber;
@@ -22,6 +25,10 @@ mod window;
 
 pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
+pub use poll::{Answer, Poll, Polls};
+pub use presence::{
+    Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
+};
 pub use resume::{ReplayCaps, Resume, Start};
 pub use shard::{Cut, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};

@@ -112,6 +112,8 @@ impl Resume {
         };
         match start {
             Start::Now | Start::History(0) => Ok(plain(From::Now(head))),
+            // Nothing was ever kept.
+            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => Ok(plain(From::Now(head))),
             Start::Earliest => Ok(first(None, Only::Whole)),
             Start::Latest => Ok(first(None, Only::Latest)),
             Start::History(count) => {

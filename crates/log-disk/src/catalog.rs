@@ -27,12 +27,20 @@ pub(crate) struct ChannelState {
     pub(crate) records: u64,
     /// How many bytes of data they have.
     pub(crate) bytes: u64,
+    /// The record that ended it last, if that was not deleted.
+    pub(crate) end: Sequence,
 }
 
 impl ChannelState {
-    /// Whether the channel has not lost this record, which was published to it.
+    /// Whether the channel has not lost this record, which was published to it, together with all before. One with a
+    /// key may have gone by itself, for a newer state: of that only its place knows.
     pub(crate) fn holds(&self, sequence: Sequence) -> bool {
         sequence > self.gone
+    }
+
+    /// The record that ended it, if it is still there.
+    pub(crate) fn ended(&self) -> Option<Sequence> {
+        (self.end > self.gone).then_some(self.end)
     }
 
     /// Whether a cap by count or bytes is exceeded.
@@ -68,6 +76,8 @@ pub(crate) struct Catalog {
     pub(crate) totals: Totals,
     /// How many channels have a record.
     kept: u64,
+    /// How many have ended.
+    ended: u64,
     by_name: HashMap<Channel, ChannelState>,
     /// The same, in order.
     names: BTreeSet<Channel>,
@@ -75,7 +85,8 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     pub(crate) fn new(head: Position, lineage: Lineage, totals: Totals) -> Catalog {
-        Catalog { head, lineage, totals, kept: 0, by_name: HashMap::new(), names: BTreeSet::new() }
+        let (by_name, names) = (HashMap::new(), BTreeSet::new());
+        Catalog { head, lineage, totals, kept: 0, ended: 0, by_name, names }
     }
 
     pub(crate) fn get(&self, channel: &Channel) -> Option<&ChannelState> {
@@ -90,11 +101,23 @@ impl Catalog {
         self.kept
     }
 
+    /// The record that ended a channel.
+    pub(crate) fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.by_name.get(channel)?.ended()
+    }
+
+    /// Whether any channel has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended > 0
+    }
+
     pub(crate) fn set(&mut self, channel: Channel, state: ChannelState) {
         self.kept += u64::from(state.records > 0);
+        self.ended += u64::from(state.ended().is_some());
         match self.by_name.get_mut(&channel) {
             Some(old) => {
                 self.kept -= u64::from(old.records > 0);
+                self.ended -= u64::from(old.ended().is_some());
                 *old = state;
             }
             None => {
@@ -108,6 +131,7 @@ impl Catalog {
         self.names.remove(channel);
         if let Some(state) = self.by_name.remove(channel) {
             self.kept -= u64::from(state.records > 0);
+            self.ended -= u64::from(state.ended().is_some());
         }
     }
 

@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidings_hub::log::{
-    AppendError, Appending, ChannelInfo, Durability, Located, Log, LogStats, NewRecord, Order, Page,
-    ReadError, ReadLimit, Removing, Retention, Selection, Tail,
+    AppendError, Appending, ChannelInfo, Durability, Located, Log, LogStats, NewRecord, Noting, Once, Order,
+    Page, ReadError, ReadLimit, Record, Removing, Retention, Selection, Tail, check_note,
 };
 use tidings_hub::{Timestamp, View};
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Lineage};
@@ -181,6 +181,14 @@ impl DiskLog {
         &self.recovery
     }
 
+    fn append_batch(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Appending {
+        if batch.is_empty() {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
+        let bytes = batch.iter().map(|record| record.event.data.as_str().len() + 256).sum();
+        Box::pin(self.ask(|reply| Job::Append { batch, once, bytes, reply }))
+    }
+
     fn ask<T: Send + 'static>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Job,
@@ -290,11 +298,45 @@ impl Found {
 
 impl Log for DiskLog {
     fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        if batch.is_empty() {
-            return Box::pin(std::future::ready(Ok(Vec::new())));
+        self.append_batch(batch, None)
+    }
+
+    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
+        self.append_batch(batch, Some(once))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.readers.snapshot()?.store().note(name)?)
+    }
+
+    fn notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        Ok(self.readers.snapshot()?.store().notes(prefix, after, limit)?)
+    }
+
+    fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
+        if let Err(error) = check_note(&name, value.as_deref()) {
+            return Box::pin(std::future::ready(Err(error)));
         }
-        let bytes = batch.iter().map(|record| record.event.data.as_str().len() + 256).sum();
-        Box::pin(self.ask(|reply| Job::Append { batch, bytes, reply }))
+        Box::pin(self.ask(|reply| Job::Note { name, value, reply }))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.shared.catalog().ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.readers.keyed(channel, key, after, limit)?)
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {

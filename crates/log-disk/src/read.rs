@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tidings_hub::log::{Order, Page, ReadLimit, Record, Selection};
 use tidings_hub::{Timestamp, View};
-use tidings_wire::{Channel, Sequence};
+use tidings_wire::{Channel, Key, Sequence};
 
 use crate::catalog::{Catalog, ChannelState};
 use crate::error::{Result, StoreError};
@@ -70,11 +70,15 @@ impl Readers {
             (true, Order::Newest) => Sequence::START,
             (false, _) => page.last.unwrap_or_default(),
         };
+        let mut records = Vec::with_capacity(page.records.len());
+        for record in page.records {
+            let lost = snapshot.lost_singly(&record)?;
+            records.push((record, lost));
+        }
         // What was removed meanwhile is taken out, and the floor is of the same moment: so the page is as if it had
         // been read then.
         let catalog = self.shared.catalog();
-        let mut records = page.records;
-        records.retain(|record| is_shown(record, selections, &catalog));
+        records.retain(|(record, lost)| is_shown(record, lost, selections, &catalog));
         let floor = selections
             .iter()
             .map(|selection| (catalog.floor(&selection.view), selection.after))
@@ -82,7 +86,39 @@ impl Readers {
             .map(|(floor, _)| floor)
             .max()
             .unwrap_or_default();
-        Ok(Page { records, through, floor })
+        Ok(Page { records: records.into_iter().map(|(record, _)| record).collect(), through, floor })
+    }
+
+    /// The newest records of a channel with a key.
+    pub(crate) fn keyed(
+        self: &Arc<Self>,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>> {
+        let snapshot = self.snapshot()?;
+        let Some(id) = self.shared.catalog().get(channel).map(|state| state.id) else {
+            return Ok(Vec::new());
+        };
+        // A channel that has no row in this snapshot began later.
+        let Some(row) = snapshot.store().channel(id)? else { return Ok(Vec::new()) };
+        let mut records = Vec::new();
+        for sequence in snapshot.store().keyed(id, key, after.max(row.gone), snapshot.head, limit)? {
+            match snapshot.store().record(sequence)? {
+                Some(Row::Event(record))
+                    if record.event.key.as_ref() == Some(key)
+                        && record.event.to.channels().contains(channel) =>
+                {
+                    records.push(record);
+                }
+                _ => return Err(StoreError::damaged(sequence, "a key names it, but it is lost")),
+            }
+        }
+        // As of now, like a page.
+        let catalog = self.shared.catalog();
+        records.retain(|record| catalog.holds(channel, record.position.sequence));
+        Ok(records)
     }
 
     /// The channels that are selected, each with its row's key and the place from which on it is, if they are few.
@@ -144,12 +180,13 @@ impl Readers {
     }
 }
 
-/// Whether a selection shows a record in a channel that still has it.
-fn is_shown(record: &Record, selections: &[Selection], catalog: &Catalog) -> bool {
+/// Whether a selection shows a record in a channel that still has it and is none of those that lost it.
+fn is_shown(record: &Record, lost: &[Channel], selections: &[Selection], catalog: &Catalog) -> bool {
     let sequence = record.position.sequence;
     record.event.to.channels().iter().any(|channel| {
         selections.iter().any(|selection| sequence > selection.after && selection.view.shows(channel))
             && catalog.holds(channel, sequence)
+            && !lost.contains(channel)
     })
 }
 
@@ -165,6 +202,35 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn store(&self) -> &Store {
         self.store.as_ref().expect("it is there until the drop")
+    }
+
+    /// The channels that lost a record for a newer state, while others keep it.
+    fn lost_singly(&self, record: &Record) -> Result<Vec<Channel>> {
+        let mut lost = Vec::new();
+        let channels = record.event.to.channels();
+        // With one channel it would be gone.
+        if record.event.key.is_some() && channels.len() > 1 {
+            for channel in channels {
+                // One that isn't known has no record.
+                let id = self.readers.shared.catalog().get(channel).map(|state| state.id);
+                if let Some(id) = id
+                    && self.store().place(id, record.position.sequence)?.is_none()
+                {
+                    lost.push(channel.clone());
+                }
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Whether all channels still have a record.
+    pub(crate) fn is_whole(&self, record: &Record) -> Result<bool> {
+        let held = {
+            let catalog = self.readers.shared.catalog();
+            let sequence = record.position.sequence;
+            record.event.to.channels().iter().all(|channel| catalog.holds(channel, sequence))
+        };
+        Ok(held && self.lost_singly(record)?.is_empty())
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{Caps, Record, Retention};
+use tidings_hub::log::{Caps, LOOKED_BACK, NewRecord, Once, Record, Retention, takes_the_place, too_late};
 use tidings_wire::{Channel, Event, Position, Sequence};
 
 use crate::catalog::{Catalog, ChannelState, Totals};
 use crate::error::{Result, StoreError};
 use crate::record::{self, Row};
-use crate::store::{Place, Store};
+use crate::store::{Place, Remembered, Store};
 
 /// How many records one new one may push out. More are only ever over a cap when caps were lowered between two
 /// starts; then the rest goes bit by bit.
@@ -21,6 +21,8 @@ pub(crate) struct Stage<'a> {
     catalog: &'a Catalog,
     retention: &'a Retention,
     pub(crate) changes: Changes,
+    /// Whether any channel may have ended.
+    ends: bool,
     body: Vec<u8>,
 }
 
@@ -35,12 +37,15 @@ pub(crate) struct Changes {
     pub(crate) dropped: Sequence,
     /// What is wrong with an old record, if that came up.
     pub(crate) damage: Option<String>,
+    /// Whether rows were written of which the catalog knows nothing.
+    pub(crate) beside: bool,
 }
 
 impl Changes {
     /// Whether nothing was changed that has to be stored.
     pub(crate) fn is_nothing(&self, catalog: &Catalog) -> bool {
-        self.head == catalog.head
+        !self.beside
+            && self.head == catalog.head
             && self.totals == catalog.totals
             && self.forgotten.is_empty()
             && self.channels.iter().all(|(channel, state)| catalog.get(channel) == Some(state))
@@ -62,8 +67,9 @@ impl<'a> Stage<'a> {
             forgotten: Vec::new(),
             dropped,
             damage: None,
+            beside: false,
         };
-        Stage { store, catalog, retention, changes, body: Vec::new() }
+        Stage { store, catalog, retention, changes, ends: catalog.has_ended(), body: Vec::new() }
     }
 
     fn state(&self, channel: &Channel) -> Option<&ChannelState> {
@@ -88,6 +94,7 @@ impl<'a> Stage<'a> {
                     swept: totals.forgotten,
                     records: 0,
                     bytes: 0,
+                    end: Sequence::START,
                 }
             });
             self.changes.channels.insert(channel.clone(), state);
@@ -95,12 +102,33 @@ impl<'a> Stage<'a> {
         self.changes.channels.get_mut(channel).expect("it was just put in")
     }
 
-    fn holds(&self, channel: &Channel, sequence: Sequence) -> bool {
-        self.state(channel).is_some_and(|state| state.holds(sequence))
+    /// Whether a channel still has a record that was published to it.
+    pub(crate) fn has(&self, channel: &Channel, event: &Event, sequence: Sequence) -> Result<bool> {
+        match self.state(channel) {
+            Some(state) if state.holds(sequence) => {
+                Ok(event.key.is_none() || self.store.place(state.id, sequence)?.is_some())
+            }
+            _ => Ok(false),
+        }
     }
 
-    fn held_by_any(&self, event: &Event, sequence: Sequence) -> bool {
-        event.to.channels().iter().any(|channel| self.holds(channel, sequence))
+    fn held_by_any(&self, event: &Event, sequence: Sequence) -> Result<bool> {
+        for channel in event.to.channels() {
+            if self.has(channel, event, sequence)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A channel of a batch that has ended, be it earlier in this transaction, so that the batch can't be stored.
+    pub(crate) fn ended_by_now(&mut self, batch: &[NewRecord]) -> Option<Channel> {
+        // Nearly always there is none, and then nobody has to look.
+        self.ends |= batch.iter().any(|record| record.event.end);
+        if !self.ends {
+            return None;
+        }
+        too_late(batch, |channel| self.state(channel).is_some_and(|state| state.ended().is_some())).cloned()
     }
 
     /// Adds a record, then removes what the caps by count and bytes don't allow any more.
@@ -114,11 +142,7 @@ impl<'a> Stage<'a> {
         self.changes.totals.records += 1;
         self.changes.totals.bytes += bytes;
         let targets = event.to.channels();
-        // All of them are there before the first one pushes anything out: each has the record until its own cap says
-        // otherwise.
-        targets.iter().for_each(|channel| {
-            self.change(channel);
-        });
+        // All of them have it before the first one pushes anything out: each until its own cap says otherwise.
         for channel in targets {
             let state = self.change(channel);
             if state.records == 0 && !state.has_waste() {
@@ -130,6 +154,9 @@ impl<'a> Stage<'a> {
             state.newest = sequence;
             state.records += 1;
             state.bytes += bytes;
+            if event.end {
+                state.end = sequence;
+            }
             let id = state.id;
             let place = Place {
                 sequence,
@@ -138,14 +165,100 @@ impl<'a> Stage<'a> {
                 time: time.0,
                 ttl: event.ttl,
                 targets: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+                keyed: event.key.is_some(),
             };
             self.store.insert_place(id, &place)?;
+            if let Some(key) = &event.key {
+                self.store.insert_keyed(id, key, sequence)?;
+            }
+        }
+        for channel in targets {
+            if event.key.is_some() {
+                self.drop_old_states(channel, event, position, time)?;
+            }
             let enforced = self.enforce_caps(channel, time, &mut { PUSHED_OUT });
             self.tolerate(enforced)?;
         }
         let enforced = self.enforce_total(time, &mut { PUSHED_OUT });
         self.tolerate(enforced)?;
         Ok(position)
+    }
+
+    /// Removes from a channel that keeps only states what the newest one takes the place of.
+    fn drop_old_states(
+        &mut self,
+        channel: &Channel,
+        new: &Event,
+        position: Position,
+        time: Timestamp,
+    ) -> Result<()> {
+        let Some(state) = self.state(channel).filter(|state| state.caps.state_only) else { return Ok(()) };
+        let Some(key) = new.key.as_ref().filter(|_| new.exclude.is_empty()) else { return Ok(()) };
+        let before = Sequence(position.sequence.0 - 1);
+        let found = match self.store.keyed(state.id, key, state.gone, before, LOOKED_BACK) {
+            Ok(found) => found,
+            Err(error) => return self.tolerate(Err(error)),
+        };
+        for sequence in found {
+            let dropped = self.event_at(sequence).and_then(|old| {
+                if !takes_the_place((new, time), (&old.event, old.time)) {
+                    return Ok(());
+                }
+                self.take_out(channel, &old)?;
+                if !self.held_by_any(&old.event, sequence)? {
+                    self.remove(&old)?;
+                }
+                Ok(())
+            });
+            self.tolerate(dropped)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a record out of the middle of a channel that has it.
+    fn take_out(&mut self, channel: &Channel, record: &Record) -> Result<()> {
+        let sequence = record.position.sequence;
+        let Some(&ChannelState { id, last, .. }) = self.state(channel) else { return Ok(()) };
+        let lost = || StoreError::damaged(sequence, "its place in a channel is lost");
+        let place = self.store.place(id, sequence)?.ok_or_else(lost)?;
+        // The next one is often the newest, a new state: then nobody has to look for it in all that lies between.
+        let next = match self.store.place(id, last)? {
+            _ if last == sequence => None,
+            Some(newest) if newest.prev == sequence => Some(newest),
+            _ => Some(self.store.places_after(id, sequence, last, 1)?.pop().ok_or_else(lost)?),
+        };
+        self.store.delete_place(id, sequence)?;
+        if let Some(key) = &record.event.key {
+            self.store.delete_keyed(id, key, sequence)?;
+        }
+        let state = self.change(channel);
+        state.records -= 1;
+        state.bytes -= place.bytes;
+        if state.end == sequence {
+            state.end = Sequence::START;
+        }
+        match next {
+            Some(next) => self.store.insert_place(id, &Place { prev: place.prev, ..next })?,
+            None => state.last = place.prev,
+        }
+        Ok(())
+    }
+
+    /// Removes a record that no channel has any more.
+    fn remove(&mut self, record: &Record) -> Result<()> {
+        self.changes.totals.records -= 1;
+        self.changes.totals.bytes -= record.event.data.as_str().len() as u64;
+        self.forget_key(record)?;
+        self.store.remove_records(record.position.sequence, record.position.sequence)
+    }
+
+    /// Removes what says where a record with a key is: once the record is gone, nobody knows its key.
+    fn forget_key(&self, record: &Record) -> Result<()> {
+        let Some(key) = &record.event.key else { return Ok(()) };
+        for state in record.event.to.channels().iter().filter_map(|channel| self.state(channel)) {
+            self.store.delete_keyed(state.id, key, record.position.sequence)?;
+        }
+        Ok(())
     }
 
     /// A damaged old record is no reason to store no new one: it stays, and what is wrong is said.
@@ -248,7 +361,7 @@ impl<'a> Stage<'a> {
     fn let_go(&mut self, place: &Place) -> Result<()> {
         if place.targets > 1 {
             match self.event_at(place.sequence) {
-                Ok(record) if self.held_by_any(&record.event, place.sequence) => return Ok(()),
+                Ok(record) if self.held_by_any(&record.event, place.sequence)? => return Ok(()),
                 Ok(_) => {}
                 // Nobody can read it: it counts as removed with the first channel that loses it.
                 Err(StoreError::Damaged { at, what }) => {
@@ -280,7 +393,7 @@ impl<'a> Stage<'a> {
         let bytes = record.event.data.as_str().len() as u64;
         let lost = !record.expired(now);
         for channel in record.event.to.channels() {
-            if !self.holds(channel, sequence) {
+            if !self.has(channel, &record.event, sequence)? {
                 continue;
             }
             let state = self.change(channel);
@@ -303,7 +416,7 @@ impl<'a> Stage<'a> {
         while let Some((at, row)) = self.store.row_after(self.changes.dropped)? {
             match row {
                 Row::Run(last) => self.changes.dropped = last,
-                Row::Event(record) if self.held_by_any(&record.event, at) => return Ok(Some(record)),
+                Row::Event(record) if self.held_by_any(&record.event, at)? => return Ok(Some(record)),
                 Row::Event(_) => self.changes.dropped = at,
             }
         }
@@ -338,30 +451,15 @@ impl<'a> Stage<'a> {
     pub(crate) fn delete(&mut self, position: Position) -> Result<bool> {
         let sequence = position.sequence;
         let Some(Row::Event(record)) = self.store.record(sequence)? else { return Ok(false) };
-        if record.position != position || !self.held_by_any(&record.event, sequence) {
+        if record.position != position || !self.held_by_any(&record.event, sequence)? {
             return Ok(false);
         }
-        let bytes = record.event.data.as_str().len() as u64;
         for channel in record.event.to.channels() {
-            if !self.holds(channel, sequence) {
-                continue;
-            }
-            let state = self.change(channel);
-            let (id, last) = (state.id, state.last);
-            state.records -= 1;
-            state.bytes -= bytes;
-            let Some(place) = self.store.place(id, sequence)? else {
-                return Err(StoreError::damaged(sequence, "its place in a channel is lost"));
-            };
-            self.store.delete_place(id, sequence)?;
-            match self.store.places_after(id, sequence, last, 1)?.pop() {
-                Some(next) => self.store.insert_place(id, &Place { prev: place.prev, ..next })?,
-                None => self.change(channel).last = place.prev,
+            if self.has(channel, &record.event, sequence)? {
+                self.take_out(channel, &record)?;
             }
         }
-        self.changes.totals.records -= 1;
-        self.changes.totals.bytes -= bytes;
-        self.store.remove_records(sequence, sequence)?;
+        self.remove(&record)?;
         Ok(true)
     }
 
@@ -379,20 +477,8 @@ impl<'a> Stage<'a> {
             let complete = places.len() < limit - looked;
             looked += places.len();
             for place in &places {
-                if place.targets == 1 {
+                if self.sweep_place(id, place)? {
                     unheld.insert(place.sequence);
-                } else {
-                    match self.store.record(place.sequence) {
-                        Ok(Some(Row::Event(record))) if self.held_by_any(&record.event, place.sequence) => {}
-                        // A run: another channel's sweep was there first.
-                        Ok(Some(Row::Run(_)) | None) => {}
-                        Ok(Some(Row::Event(_))) => {
-                            unheld.insert(place.sequence);
-                        }
-                        // It stays for whoever looks for it, and is said to be damaged there.
-                        Err(StoreError::Damaged { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
                 }
             }
             self.store.delete_oldest_places(id, &places)?;
@@ -415,6 +501,37 @@ impl<'a> Stage<'a> {
         Ok(looked)
     }
 
+    /// Looks at what is left of a record in one of the channels that lost it. Says whether its row is to go, too.
+    fn sweep_place(&self, channel: i64, place: &Place) -> Result<bool> {
+        if place.targets == 1 && !place.keyed {
+            return Ok(true);
+        }
+        match self.store.record(place.sequence) {
+            Ok(Some(Row::Event(record))) => {
+                let held = match self.held_by_any(&record.event, place.sequence) {
+                    // Whether it is can't be known: it stays.
+                    Err(StoreError::Damaged { .. }) => true,
+                    held => held?,
+                };
+                match &record.event.key {
+                    Some(key) if held => self.store.delete_keyed(channel, key, place.sequence)?,
+                    _ => self.forget_key(&record)?,
+                }
+                Ok(!held)
+            }
+            // A run: another channel's sweep was there first.
+            Ok(Some(Row::Run(_)) | None) => Ok(false),
+            Err(StoreError::Damaged { .. }) => {
+                if place.keyed {
+                    self.store.delete_keyed_by_sequence(channel, place.sequence)?;
+                }
+                // With other targets it stays for whoever looks for it, and is said to be damaged there.
+                Ok(place.targets == 1)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn remove_unheld(&self, (first, last): (Sequence, Sequence)) -> Result<()> {
         self.store.remove_records(first, last)
     }
@@ -432,6 +549,30 @@ impl<'a> Stage<'a> {
         totals.forgotten = totals.forgotten.max(floor);
         totals.channels -= 1;
         self.changes.forgotten.push(channel.clone());
+        Ok(())
+    }
+
+    /// What was stored under an idempotency key, be it earlier in this transaction.
+    pub(crate) fn remembered(&self, once: &Once, now: Timestamp) -> Result<Option<Remembered>> {
+        self.store.remembered(once, now)
+    }
+
+    /// Remembers what a batch was given.
+    pub(crate) fn remember(&mut self, once: &Once, positions: &[Position]) -> Result<()> {
+        self.changes.beside = true;
+        self.store.remember(once, positions)
+    }
+
+    /// Forgets up to `limit` idempotency keys whose time is over. Says how many they were.
+    pub(crate) fn forget_keys(&mut self, now: Timestamp, limit: usize) -> Result<usize> {
+        let forgotten = self.store.forget_keys(now, limit)?;
+        self.changes.beside |= forgotten > 0;
+        Ok(forgotten)
+    }
+
+    /// Notes something, or takes it back.
+    pub(crate) fn set_note(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+        self.changes.beside |= self.store.set_note(name, value)?;
         Ok(())
     }
 

@@ -6,8 +6,14 @@
 //!   the few hundred pages of the newest block, not into one page of each channel. Each row names the one before it in its channel, and the channel's row
 //!   names the last, so that a lost row is found out.
 //! - `channels`, `totals`, `epochs`: what [`crate::catalog`] holds.
+//! - `keyed`: the records of each channel that have a key. New in format 2, and so is `channels.ended`.
+//! - `notes`, `once`: what is kept beside the records, and what was stored under idempotency keys. New in format 2.
 //!
 //! Rows carry checksums of their own: SQLite has none, and delivers a flipped bit as data.
+
+mod keyed;
+mod notes;
+mod once;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,10 +26,12 @@ use crate::catalog::{ChannelState, Totals};
 use crate::error::{OpenError, Result, StoreError};
 use crate::record::{self, Row};
 
+pub(crate) use once::Remembered;
+
 /// `TDGL`: what the file is, for whoever finds it (SQLite's `application_id`).
 const APPLICATION: i64 = 0x5444_474C;
 /// The format of the tables. A file of an older one is brought up to date when it is opened, a newer one is refused.
-pub(crate) const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 2;
 
 /// How many epochs are remembered. A cursor of one before that is unknown.
 const EPOCHS: i64 = 4_096;
@@ -45,7 +53,7 @@ const TABLES: &str = "
         bytes INTEGER NOT NULL,
         time INTEGER NOT NULL,
         ttl INTEGER NOT NULL,    -- seconds; -1: none
-        targets INTEGER NOT NULL,
+        targets INTEGER NOT NULL, -- how many; with a key, negative
         sum INTEGER NOT NULL,
         PRIMARY KEY (block, channel, seq)
     ) WITHOUT ROWID;
@@ -76,6 +84,14 @@ const TABLES: &str = "
         sum INTEGER NOT NULL
     );";
 
+/// What came with format 2, to bring older files up to date. A new one gets the tables of the first format and then
+/// this, so that there is one shape only. No row changes: one of the first format means the same in the second.
+fn added() -> String {
+    // Of most channels nobody ever says that they ended.
+    let ended = "ALTER TABLE channels ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;";
+    [ended, keyed::TABLE, notes::TABLE, once::TABLE].concat()
+}
+
 /// A record in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -87,6 +103,8 @@ pub(crate) struct Place {
     pub(crate) ttl: Option<u32>,
     /// In how many channels it was published.
     pub(crate) targets: u32,
+    /// Whether it has a key.
+    pub(crate) keyed: bool,
 }
 
 impl Place {
@@ -104,7 +122,7 @@ impl Place {
             signed(self.bytes),
             signed(self.time),
             self.ttl.map_or(-1, i64::from),
-            i64::from(self.targets),
+            if self.keyed { -i64::from(self.targets) } else { i64::from(self.targets) },
         ]
     }
 }
@@ -132,15 +150,17 @@ impl Store {
         let store = Store { db: Connection::open_with_flags(path, flags).map_err(|e| opening(e.into()))? };
         let format = store.format().map_err(opening)?;
         match format {
-            Format::New | Format::Known => {}
+            Format::New | Format::Known | Format::Older => {}
             Format::Foreign => return Err(OpenError::NotALog { path: path.to_owned() }),
             Format::Newer(found) => {
                 return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
             }
         }
         store.prepare(sync_commits).map_err(opening)?;
-        if matches!(format, Format::New) {
-            store.make_tables().map_err(opening)?;
+        match format {
+            Format::New => store.make_tables().map_err(opening)?,
+            Format::Older => store.bring_up_to_date().map_err(opening)?,
+            _ => {}
         }
         Ok(store)
     }
@@ -162,6 +182,7 @@ impl Store {
             (0, 0, 0) => Format::New,
             (_, APPLICATION, FORMAT) => Format::Known,
             (_, APPLICATION, version) if version > FORMAT => Format::Newer(version),
+            (_, APPLICATION, 1..FORMAT) => Format::Older,
             _ => Format::Foreign,
         })
     }
@@ -191,12 +212,24 @@ impl Store {
 
     fn make_tables(&self) -> Result<()> {
         self.db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES}
+            "BEGIN IMMEDIATE; {TABLES} {ADDED}
              PRAGMA application_id = {APPLICATION};
-             PRAGMA user_version = {FORMAT};"
+             PRAGMA user_version = {FORMAT};",
+            ADDED = added(),
         ))?;
         self.set_totals(Totals { next_id: 1, ..Totals::default() })?;
         self.commit()
+    }
+
+    /// Gives a file of an older format what it doesn't have. However large it is, that changes a few pages.
+    fn bring_up_to_date(&self) -> Result<()> {
+        self.db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {ADDED}
+             PRAGMA user_version = {FORMAT};
+             COMMIT;",
+            ADDED = added(),
+        ))?;
+        Ok(())
     }
 
     fn pragma(&self, name: &str) -> Result<i64> {
@@ -452,13 +485,15 @@ impl Store {
         let limit = i64::try_from(limit - places.len()).unwrap_or(i64::MAX);
         let mut rows = statement.query([block, channel, signed(after.0), signed(through.0), limit])?;
         while let Some(row) = rows.next()? {
+            let targets: i64 = row.get(5)?;
             let place = Place {
                 sequence: sequence_of(row, 0)?,
                 prev: sequence_of(row, 1)?,
                 bytes: unsigned(row.get(2)?),
                 time: unsigned(row.get(3)?),
                 ttl: u32::try_from(row.get::<_, i64>(4)?).ok(),
-                targets: u32::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+                targets: u32::try_from(targets.unsigned_abs()).unwrap_or_default(),
+                keyed: targets < 0,
             };
             if sum(&place.fields(channel), "") != row.get::<_, i64>(6)? {
                 return Err(StoreError::damaged(
@@ -493,15 +528,15 @@ impl Store {
 
     pub(crate) fn set_channel(&self, channel: &Channel, state: &ChannelState) -> Result<()> {
         let fields = channel_fields(state);
-        let [id, gone, floor, newest, last, swept, records, bytes] = fields;
-        let sum = sum(&fields, channel.as_str());
+        let [id, gone, floor, newest, last, swept, records, bytes, ended] = fields;
+        let (name, sum) = (channel.as_str(), channel_sum(&fields, channel.as_str()));
         self.db
             .prepare_cached(
                 "INSERT OR REPLACE INTO channels
-                    (id, name, gone, floor, newest, last, swept, records, bytes, sum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    (id, name, gone, floor, newest, last, swept, records, bytes, ended, sum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
-            .execute(params![id, channel.as_str(), gone, floor, newest, last, swept, records, bytes, sum])?;
+            .execute(params![id, name, gone, floor, newest, last, swept, records, bytes, ended, sum])?;
         Ok(())
     }
 
@@ -528,22 +563,22 @@ impl Store {
         mut each: impl FnMut(Channel, ChannelState),
     ) -> Result<()> {
         let mut statement = self.db.prepare(
-            "SELECT id, gone, floor, newest, last, swept, records, bytes, name, sum FROM channels",
+            "SELECT id, gone, floor, newest, last, swept, records, bytes, ended, name, sum FROM channels",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let mut fields = [0; 8];
+            let mut fields = [0; 9];
             for (at, field) in fields.iter_mut().enumerate() {
                 *field = row.get(at)?;
             }
-            let name = row.get_ref(8)?.as_str().map_err(rusqlite::Error::from)?;
+            let name = row.get_ref(9)?.as_str().map_err(rusqlite::Error::from)?;
             let damaged =
                 || StoreError::damaged(Sequence::START, "the row of a channel has a wrong checksum");
-            if sum(&fields, name) != row.get::<_, i64>(9)? {
+            if channel_sum(&fields, name) != row.get::<_, i64>(10)? {
                 return Err(damaged());
             }
             let channel = Channel::stored(name).map_err(|_| damaged())?;
-            let [id, gone, floor, newest, last, swept, records, bytes] = fields;
+            let [id, gone, floor, newest, last, swept, records, bytes, ended] = fields;
             let sequence = |value| Sequence(unsigned(value));
             let state = ChannelState {
                 id,
@@ -555,6 +590,7 @@ impl Store {
                 swept: sequence(swept),
                 records: unsigned(records),
                 bytes: unsigned(bytes),
+                end: sequence(ended),
             };
             each(channel, state);
         }
@@ -647,11 +683,12 @@ pub(crate) struct Checkpointed {
 enum Format {
     New,
     Known,
+    Older,
     Newer(i64),
     Foreign,
 }
 
-fn channel_fields(state: &ChannelState) -> [i64; 8] {
+fn channel_fields(state: &ChannelState) -> [i64; 9] {
     [
         state.id,
         signed(state.gone.0),
@@ -661,7 +698,14 @@ fn channel_fields(state: &ChannelState) -> [i64; 8] {
         signed(state.swept.0),
         signed(state.records),
         signed(state.bytes),
+        signed(state.end.0),
     ]
+}
+
+/// The row of a channel without an end has the checksum that it had in the first format.
+fn channel_sum(fields: &[i64; 9], name: &str) -> i64 {
+    let [first @ .., ended] = fields;
+    sum(if *ended == 0 { first } else { fields }, name)
 }
 
 fn totals_fields(totals: Totals) -> [i64; 5] {

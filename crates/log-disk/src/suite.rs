@@ -1,12 +1,14 @@
 //! The suite that every log runs, and what is the disk's own.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use tidings_hub::Timestamp;
 use tidings_hub::log::suite::{Logs, wait};
 use tidings_hub::log::{Caps, Log, NewRecord, Retention};
-use tidings_wire::{Channel, Event, Pattern, Sequence};
+use tidings_wire::{Channel, Event, Pattern, Position, Sequence, Targets};
 
 use crate::{DataDir, DiskLog, DiskLogConfig, SyncPolicy};
 
@@ -42,8 +44,29 @@ impl Logs for OnDisk {
     fn reopen(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
         log.close();
         drop(log);
+        let (dir, _) = self.dirs.last().unwrap();
+        check_keys(&dir.path().join("tidings.db"));
         self.open()
     }
+}
+
+/// Every record with a key is found by it in each channel that has it, and no row of a key outlives the place of its
+/// record.
+fn check_keys(file: &Path) {
+    let database = rusqlite::Connection::open(file).unwrap();
+    let pairs = |sql: &str| -> BTreeSet<(i64, i64)> {
+        let mut statement = database.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    // Read as a number, a name is the channel's.
+    let keyed = pairs("SELECT CAST(name AS INTEGER), seq FROM keyed");
+    let places = pairs("SELECT channel, seq FROM places WHERE targets < 0");
+    let held = pairs(
+        "SELECT channel, seq FROM places JOIN channels ON id = channel WHERE targets < 0 AND seq > gone",
+    );
+    assert!(keyed.is_subset(&places), "{keyed:?} is more than {places:?}");
+    assert!(held.is_subset(&keyed), "{held:?} is more than {keyed:?}");
 }
 
 tidings_hub::log_suite!(OnDisk::new());
@@ -78,4 +101,35 @@ fn what_forgotten_channels_lost_counts_for_unknown_ones_and_patterns() {
     assert_eq!(floor(&*log, channel(5)), Sequence(27));
     let log = logs.reopen(log);
     assert_eq!(floor(&*log, channel(5)), Sequence(27));
+}
+
+#[test]
+fn no_row_of_a_key_is_left_of_what_was_removed() {
+    let mut logs = OnDisk::new();
+    let caps = |count| Caps { count: Some(count), ..Caps::default() };
+    let rules = vec![("capped/*".parse().unwrap(), caps(2))];
+    let log = logs.create(Retention { rules, ..Retention::default() });
+    let channels = ["capped/1", "capped/2", "kept"].map(|name| name.parse::<Channel>().unwrap());
+    for n in 0..30 {
+        let to = Targets::new(channels[..1 + n % 3].iter().cloned()).unwrap();
+        let event = Event { key: Some(format!("k{}", n % 4).parse().unwrap()), ..Event::new(to, "x".into()) };
+        wait(log.append(vec![NewRecord { time: Timestamp(1), event: Arc::new(event) }])).unwrap();
+    }
+    // One that two channels have lost already, and the third has not.
+    wait(log.delete(Position { sequence: Sequence(3), ..log.head() })).unwrap();
+    let log = logs.reopen(log);
+    wait(log.purge("kept".parse().unwrap())).unwrap();
+    log.retain(Timestamp(2));
+    let log = logs.reopen(log);
+    assert_eq!(log.stats().records, 2);
+    wait(log.purge("capped/1".parse().unwrap())).unwrap();
+    wait(log.purge("capped/2".parse().unwrap())).unwrap();
+    log.retain(Timestamp(3));
+    log.close();
+    let database = rusqlite::Connection::open(logs.dirs[0].0.path().join("tidings.db")).unwrap();
+    for table in ["keyed", "places"] {
+        let rows: i64 =
+            database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
 }

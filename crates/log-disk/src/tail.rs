@@ -40,9 +40,10 @@ impl DiskTail {
         let snapshot = readers.snapshot()?;
         let mut whole_from = through;
         walk(snapshot.store(), after, through, Order::Newest, |at, row| {
-            let catalog = readers.shared.catalog();
-            let whole = matches!(&row, Row::Event(record)
-                if record.event.to.channels().iter().all(|channel| catalog.holds(channel, at)));
+            let whole = match &row {
+                Row::Event(record) => snapshot.is_whole(record)?,
+                Row::Run(_) => false,
+            };
             if whole {
                 whole_from = Sequence(at.0 - 1);
             }

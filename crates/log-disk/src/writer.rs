@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{AppendError, Feed, NewRecord, Record, Removal, Retention, TailItem};
+use tidings_hub::log::{AppendError, Feed, NewRecord, Once, Record, Removal, Retention, TailItem, too_late};
 use tidings_wire::{Channel, Position, Sequence};
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::mark::{Mark, MarkFile};
 use crate::space::Space;
 use crate::stage::{Changes, Stage};
-use crate::store::{Checkpoint, Checkpointed, Store};
+use crate::store::{Checkpoint, Checkpointed, Remembered, Store};
 use crate::{Fatal, SyncPolicy};
 
 /// How many bytes of data one transaction stores, so that the first publisher in it doesn't wait for too many others.
@@ -63,8 +63,12 @@ impl Shared {
     }
 }
 
+/// The answer to an append.
+type Answer = Result<Vec<Position>, AppendError>;
 /// Answers an append.
-pub(crate) type Appended = oneshot::Sender<Result<Vec<Position>, AppendError>>;
+pub(crate) type Appended = oneshot::Sender<Answer>;
+/// Answers a note.
+pub(crate) type Noted = oneshot::Sender<Result<(), AppendError>>;
 /// Answers a removal.
 pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
 
@@ -72,8 +76,14 @@ pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
 pub(crate) enum Job {
     Append {
         batch: Vec<NewRecord>,
+        once: Option<Once>,
         bytes: usize,
         reply: Appended,
+    },
+    Note {
+        name: String,
+        value: Option<Vec<u8>>,
+        reply: Noted,
     },
     Purge {
         channel: Channel,
@@ -122,7 +132,11 @@ impl Queue {
     }
 
     pub(crate) fn push(&self, job: Job) -> Result<(), Refused> {
-        let bytes = if let Job::Append { bytes, .. } = &job { *bytes } else { 0 };
+        let bytes = match &job {
+            Job::Append { bytes, .. } => *bytes,
+            Job::Note { name, value, .. } => note_bytes(name, value.as_deref()),
+            _ => 0,
+        };
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(Refused::Closed);
@@ -288,17 +302,24 @@ impl Writer {
         let mut group = Group::default();
         for job in jobs {
             match job {
-                Job::Append { batch, bytes, reply } => {
+                Job::Append { batch, once, bytes, reply } => {
                     if group.is_over_with(batch.len(), bytes) {
                         self.store_group(std::mem::take(&mut group));
                     }
-                    group.add(batch, bytes, reply);
+                    group.add(batch, once, bytes, reply);
+                    continue;
+                }
+                Job::Note { name, value, reply } => {
+                    if group.is_over_with(1, note_bytes(&name, value.as_deref())) {
+                        self.store_group(std::mem::take(&mut group));
+                    }
+                    group.note(name, value, reply);
                     continue;
                 }
                 other => {
                     self.store_group(std::mem::take(&mut group));
                     match other {
-                        Job::Append { .. } => {}
+                        Job::Append { .. } | Job::Note { .. } => {}
                         Job::Purge { channel, reply } => self.purge(channel, reply),
                         Job::Delete { position, reply } => self.delete(position, reply),
                         Job::Retain { now, reply } => {
@@ -312,58 +333,78 @@ impl Writer {
         self.store_group(group);
     }
 
-    /// Stores and announces some appends, and answers them.
+    /// Stores and announces some appends and notes, and answers them.
     fn store_group(&mut self, group: Group) {
-        if group.appends.is_empty() {
+        if group.is_empty() {
             return;
         }
         match self.try_store_group(&group) {
-            Ok(positions) => {
-                for ((_, reply), positions) in group.appends.into_iter().zip(positions) {
+            Ok(answers) => {
+                for (append, answer) in group.appends.into_iter().zip(answers) {
                     // Who no longer waits has dropped the other end.
-                    let _ = reply.send(Ok(positions));
+                    let _ = append.reply.send(answer);
+                }
+                for note in group.notes {
+                    let _ = note.reply.send(Ok(()));
                 }
             }
             Err(error) => {
-                for (_, reply) in group.appends {
-                    let _ = reply.send(Err(error.clone()));
+                for Append { once, reply, batch } in group.appends {
+                    // What was stored before is stored, whatever is wrong now.
+                    let before = once.and_then(|once| self.answer_before(&once, &batch));
+                    let _ = reply.send(before.unwrap_or_else(|| Err(error.clone())));
+                }
+                for note in group.notes {
+                    let _ = note.reply.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Vec<Position>>, AppendError> {
+    /// The answer that a batch was given when it was stored before.
+    fn answer_before(&self, once: &Once, batch: &[NewRecord]) -> Option<Answer> {
+        let remembered = self.store.remembered(once, time_of(batch));
+        answered(remembered.map_err(AppendError::from))
+    }
+
+    /// The answer to each batch: one that is refused keeps no other out. Or why nothing at all could be stored.
+    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Answer>, AppendError> {
         let stored = group.records().filter(|record| record.event.store).count();
-        if stored == 0 {
-            let head = self.shared.catalog().head;
-            let items: Vec<TailItem> = group
-                .records()
-                .map(|NewRecord { time, event }| {
-                    TailItem::Ephemeral(Record { position: head, time: *time, event: event.clone() })
-                })
-                .collect();
-            // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
-            let catalog = self.shared.catalog_mut();
-            self.shared.feed.announce(&items);
-            drop(catalog);
-            self.shared.feed.flush();
-            return Ok(group.appends.iter().map(|(batch, _)| vec![head; batch.len()]).collect());
+        if stored == 0 && group.leaves_nothing() {
+            return Ok(self.announce_group(group));
         }
         if !self.has_room(group.bytes) {
             return Err(AppendError::Full);
         }
         let mut items = Vec::new();
-        let mut positions = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
         let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
-        let mut pages = 4 + group.bytes as u64 / 4_000;
+        let mut pages = 4 + group.bytes as u64 / 4_000 + 2 * group.notes.len() as u64;
         let changes = self.transact(|stage, upkeep| {
-            for (batch, _) in &group.appends {
-                let mut of_batch = Vec::with_capacity(batch.len());
+            for Append { batch, once, .. } in &group.appends {
+                if let Some(once) = once {
+                    let remembered = match stage.remembered(once, time_of(batch)) {
+                        // Only whoever uses this key hears of it.
+                        Err(error @ StoreError::Damaged { .. }) => Err(AppendError::from(error)),
+                        other => Ok(other?),
+                    };
+                    if let Some(answer) = answered(remembered) {
+                        answers.push(answer);
+                        continue;
+                    }
+                }
+                // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
+                if let Some(channel) = stage.ended_by_now(batch) {
+                    answers.push(Err(AppendError::Ended(channel)));
+                    continue;
+                }
+                let mut positions = Vec::with_capacity(batch.len());
                 for NewRecord { time, event } in batch {
                     let position;
                     if event.store {
                         position = stage.push(*time, event)?;
-                        pages += event.to.channels().len() as u64 + 1;
+                        let pages_of_each = if event.key.is_some() { 2 } else { 1 };
+                        pages += event.to.channels().len() as u64 * pages_of_each + 1;
                         items.push(TailItem::Stored(Record { position, time: *time, event: event.clone() }));
                     } else {
                         position = stage.changes.head;
@@ -373,9 +414,16 @@ impl Writer {
                             event: event.clone(),
                         }));
                     }
-                    of_batch.push(position);
+                    positions.push(position);
                 }
-                positions.push(of_batch);
+                if let Some(once) = once {
+                    stage.remember(once, &positions)?;
+                    pages += 3;
+                }
+                answers.push(Ok(positions));
+            }
+            for Note { name, value, .. } in &group.notes {
+                stage.set_note(name, value.as_deref())?;
             }
             // Twice as fast as records come, so that what retention removes never piles up.
             if !upkeep.wasteful.is_empty() {
@@ -385,7 +433,34 @@ impl Writer {
         })?;
         self.upkeep.pages += pages;
         self.apply(changes, oldest, &items);
-        Ok(positions)
+        Ok(answers)
+    }
+
+    /// Announces batches of which nothing is kept.
+    fn announce_group(&self, group: &Group) -> Vec<Answer> {
+        let mut items = Vec::new();
+        let mut answers = Vec::with_capacity(group.appends.len());
+        // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
+        let catalog = self.shared.catalog_mut();
+        let position = catalog.head;
+        for Append { batch, .. } in &group.appends {
+            let ended = match catalog.has_ended() {
+                true => too_late(batch, |channel| catalog.ended(channel).is_some()),
+                false => None,
+            };
+            if let Some(channel) = ended {
+                answers.push(Err(AppendError::Ended(channel.clone())));
+                continue;
+            }
+            items.extend(batch.iter().map(|NewRecord { time, event }| {
+                TailItem::Ephemeral(Record { position, time: *time, event: event.clone() })
+            }));
+            answers.push(Ok(vec![position; batch.len()]));
+        }
+        self.shared.feed.announce(&items);
+        drop(catalog);
+        self.shared.feed.flush();
+        answers
     }
 
     /// One transaction: either all of it is durable afterwards, or nothing is left of it.
@@ -521,7 +596,7 @@ impl Writer {
         let over = std::mem::take(&mut self.upkeep.over);
         let total_over = self.upkeep.total_over;
         let mut budget = ROUND;
-        let mut swept = 0;
+        let (mut swept, mut forgotten) = (0, 0);
         let changes = self.transact(|stage, upkeep| {
             for channel in &over {
                 stage.enforce_caps(channel, now, &mut budget)?;
@@ -530,6 +605,7 @@ impl Writer {
                 *oldest = stage.enforce_age(channel, now, &mut budget)?;
             }
             stage.enforce_total_age(now, &mut budget)?;
+            forgotten = stage.forget_keys(now, ROUND)?;
             if total_over {
                 stage.enforce_total(now, &mut budget)?;
             }
@@ -556,10 +632,10 @@ impl Writer {
                     self.upkeep.over = over;
                 }
                 self.upkeep.total_over = total_over && exhausted;
-                self.upkeep.pages += 8 + swept as u64;
+                self.upkeep.pages += 8 + swept as u64 + forgotten as u64;
                 self.apply(changes, now, &[]);
                 self.look_for_room();
-                exhausted || more_due || swept >= ROUND
+                exhausted || more_due || swept >= ROUND || forgotten >= ROUND
             }
             Err(error) => {
                 // All of it again at the next call.
@@ -699,28 +775,74 @@ fn is_busy(error: &StoreError) -> bool {
     ))
 }
 
-/// Appends that are stored together.
+/// The answer to an append whose key was used before; `None` if it wasn't.
+fn answered(remembered: Result<Option<Remembered>, AppendError>) -> Option<Answer> {
+    match remembered {
+        Ok(None) => None,
+        Ok(Some(Remembered::Same(positions))) => Some(Ok(positions)),
+        Ok(Some(Remembered::Other)) => Some(Err(AppendError::KeyReused)),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+fn time_of(batch: &[NewRecord]) -> Timestamp {
+    batch.first().map(|record| record.time).unwrap_or_default()
+}
+
+/// How much a note counts among what waits.
+fn note_bytes(name: &str, value: Option<&[u8]>) -> usize {
+    name.len() + value.map_or(0, <[u8]>::len) + 64
+}
+
+/// Appends and notes that are stored together.
 #[derive(Default)]
 struct Group {
-    appends: Vec<(Vec<NewRecord>, Appended)>,
+    appends: Vec<Append>,
+    notes: Vec<Note>,
     records: usize,
     bytes: usize,
 }
 
+struct Append {
+    batch: Vec<NewRecord>,
+    once: Option<Once>,
+    reply: Appended,
+}
+
+struct Note {
+    name: String,
+    value: Option<Vec<u8>>,
+    reply: Noted,
+}
+
 impl Group {
-    /// Whether it would be too much with one more batch. One batch alone is never split.
-    fn is_over_with(&self, records: usize, bytes: usize) -> bool {
-        !self.appends.is_empty()
-            && (self.records + records > GROUP_RECORDS || self.bytes + bytes > GROUP_BYTES)
+    fn is_empty(&self) -> bool {
+        self.appends.is_empty() && self.notes.is_empty()
     }
 
-    fn add(&mut self, batch: Vec<NewRecord>, bytes: usize, reply: Appended) {
+    /// Whether nothing but records, if anything, is to be stored.
+    fn leaves_nothing(&self) -> bool {
+        self.notes.is_empty() && self.appends.iter().all(|append| append.once.is_none())
+    }
+
+    /// Whether it would be too much with one more batch. One batch alone is never split.
+    fn is_over_with(&self, records: usize, bytes: usize) -> bool {
+        !self.is_empty()
+            && (self.records + self.notes.len() + records > GROUP_RECORDS || self.bytes + bytes > GROUP_BYTES)
+    }
+
+    fn add(&mut self, batch: Vec<NewRecord>, once: Option<Once>, bytes: usize, reply: Appended) {
         self.records += batch.len();
         self.bytes += bytes;
-        self.appends.push((batch, reply));
+        self.appends.push(Append { batch, once, reply });
+    }
+
+    fn note(&mut self, name: String, value: Option<Vec<u8>>, reply: Noted) {
+        self.bytes += note_bytes(&name, value.as_deref());
+        self.notes.push(Note { name, value, reply });
     }
 
     fn records(&self) -> impl Iterator<Item = &NewRecord> {
-        self.appends.iter().flat_map(|(batch, _)| batch)
+        self.appends.iter().flat_map(|append| &append.batch)
     }
 }

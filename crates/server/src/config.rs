@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub limits: LimitsConfig,
     /// What is limited in time.
     pub timeouts: TimeoutsConfig,
+    /// How it is known who is there.
+    pub presence: PresenceOptions,
 }
 
 impl Default for ServerConfig {
@@ -53,6 +55,7 @@ impl Default for ServerConfig {
             position_after: Duration::from_secs(3600),
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
+            presence: PresenceOptions::default(),
         }
     }
 }
@@ -122,6 +125,8 @@ pub struct TimeoutsConfig {
     pub idle: Duration,
     /// For a stream that is behind to take a byte. 30 s; then it is cut and comes back with its own cursor.
     pub progress: Duration,
+    /// How long a poll waits for an event. 25 s: less than the 30 s after which the strictest proxies give up.
+    pub poll: Duration,
 }
 
 impl Default for TimeoutsConfig {
@@ -131,7 +136,24 @@ impl Default for TimeoutsConfig {
             body: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             progress: Duration::from_secs(30),
+            poll: Duration::from_secs(25),
         }
+    }
+}
+
+/// How it is known who is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresenceOptions {
+    /// How long somebody may be gone before it is said. 5 s: a browser comes back after three.
+    pub grace: Duration,
+    /// Whether users' comings and goings are published in `$presence`. They are: who is not interested pays for one
+    /// small event when a user comes and one when it goes, and nothing for streams without a user.
+    pub online_events: bool,
+}
+
+impl Default for PresenceOptions {
+    fn default() -> PresenceOptions {
+        PresenceOptions { grace: Duration::from_secs(5), online_events: true }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sockets and HTTP for Tidings.
 
 mod accept;
+mod admit;
 mod app;
 pub mod auth;
 mod chunked;
@@ -15,6 +16,7 @@ mod json;
 mod limits;
 mod listener;
 mod log_limit;
+mod presence;
 mod problem;
 mod query;
 mod route;
@@ -23,7 +25,7 @@ mod subscribe;
 
 pub use self::http::{Side, router};
 pub use app::App;
-pub use config::{BadBasePath, BasePath, LimitsConfig, ServerConfig, TimeoutsConfig};
+pub use config::{BadBasePath, BasePath, LimitsConfig, PresenceOptions, ServerConfig, TimeoutsConfig};
 pub use drain::Drained;
 pub use limits::{Limits, OverLimit, Permit};
 pub use listener::Server;

@@ -14,6 +14,8 @@ pub struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: Cow<'static, str>,
+    /// Which character of what is named in `detail` is wrong, counted from 1.
+    column: Option<u32>,
     /// Boxed: a map is large, and a problem is the error of almost every function here.
     headers: Box<HeaderMap>,
 }
@@ -28,7 +30,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Problem {
-        Problem { status, kind, title, detail: detail.into(), headers: Box::default() }
+        Problem { status, kind, title, detail: detail.into(), column: None, headers: Box::default() }
     }
 
     /// 400 `bad_request`: the request says something that it can't.
@@ -62,6 +64,12 @@ impl Problem {
         Problem { detail: format!("{place}: {}", self.detail).into(), ..self }
     }
 
+    /// The same, of one character of a text: the document's member `column`, counted from 1.
+    #[must_use]
+    pub fn column(self, column: usize) -> Problem {
+        Problem { column: u32::try_from(column).ok(), ..self }
+    }
+
     /// The same with a header in the answer (`Allow`, `Retry-After`, `WWW-Authenticate`).
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
@@ -89,16 +97,19 @@ impl Problem {
         &self.headers
     }
 
-    /// The document: `{"type","title","status","detail","request_id"}`.
+    /// The document: `{"type","title","status","detail","request_id"}`, and `column` where one character is meant.
     pub fn document(&self, request_id: &str) -> String {
-        serde_json::json!({
+        let mut document = serde_json::json!({
             "type": format!("urn:tidings:problem:{}", self.kind),
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,
             "request_id": request_id,
-        })
-        .to_string()
+        });
+        if let Some(column) = self.column {
+            document["column"] = column.into();
+        }
+        document.to_string()
     }
 
     /// The whole answer.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::request::Parts;
-use tidings_hub::{Filter, Start, View};
+use tidings_hub::{Filter, Filters, Start, View};
 use tidings_wire::{Channel, ClientId, Cursor, Pattern};
 
-use crate::auth::{self, Identity};
+use crate::auth::{self, Identity, Source};
 use crate::{LimitsConfig, Problem, accept, query};
 
 /// What a client asks for, granted as a whole.
@@ -32,8 +32,12 @@ pub struct SubscribeRequest {
     pub only: bool,
     /// The id that the client chose for itself.
     pub client: Option<ClientId>,
+    /// The durable subscription of the stream's user, whose cursor the hub keeps.
+    pub subscription: Option<ClientId>,
     /// How many bytes the first comment has.
     pub padding: u16,
+    /// The channels of which it is told who is there (`presence=1`).
+    pub presence: Vec<Channel>,
 }
 
 /// Which of the hub's own events (`tidings:…`) a stream gets.
@@ -73,13 +77,18 @@ pub fn subscribe_request(
     parts: &Parts,
     identity: &Identity,
     limits: &LimitsConfig,
+    filters: &Filters,
 ) -> Result<SubscribeRequest, Problem> {
-    if !accept::allows_event_stream(&parts.headers) {
+    let (media, name) = match asks_to_poll(parts.uri.query()) {
+        true => (accept::JSON, "application/json, which a poll is answered with"),
+        false => (accept::EVENT_STREAM, "text/event-stream, which is all there is here"),
+    };
+    if !accept::allows(&parts.headers, media) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,
             "not_acceptable",
-            "Only event streams are to be had here",
-            "Accept excludes text/event-stream, which is all there is here",
+            "Something else is to be had here",
+            format!("Accept excludes {name}"),
         ));
     }
     let asked = Parameters::read(parts.uri.query(), limits)?;
@@ -92,35 +101,90 @@ pub fn subscribe_request(
         (false, Some(true)) => ControlLevel::All,
         (false, Some(false)) => ControlLevel::Gaps,
     };
+    if asked.subscription.is_some() && identity.user.is_none() {
+        return Err(needs_user(identity));
+    }
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
-        if ["$presence", "$stats"].iter().any(|own| pattern.levels().next() == Some(own)) {
+        if pattern.levels().next() == Some("$stats") {
             return Err(Problem::not_implemented(format!(
                 "the channel {:?} is not there yet",
                 pattern.as_str()
             )));
         }
     }
+    let presence = match asked.presence {
+        Some(true) => watched(&asked.channels, identity, control)?,
+        Some(false) | None => Vec::new(),
+    };
+    // Read last: what nobody may ask for is not kept among the filters.
+    let filter = asked.filter.as_deref().map(|text| filter(text, filters)).transpose()?;
     Ok(SubscribeRequest {
         views: views(&asked.channels, identity, only),
         asked: asked.channels,
         start,
         envelope: asked.envelope.unwrap_or(false),
-        filter: None,
+        filter,
         control,
         if_active: asked.if_active.unwrap_or(false),
         only,
         client: asked.client,
+        subscription: asked.subscription,
         padding: asked.padding.unwrap_or(0),
+        presence,
     })
 }
 
-/// Where a request wants to begin, whoever sent it: for an answer that only says when to come back.
+/// Whether a request for events is for one answer (`poll=1`), not for a stream.
+pub(crate) fn asks_to_poll(query: Option<&str>) -> bool {
+    query::pairs(query).any(|pair| pair.is_ok_and(|(name, value)| name == "poll" && value == "1"))
+}
+
+/// The channels of which a stream with `presence=1` is told who is there: all that it asks for.
+fn watched(asked: &[Pattern], identity: &Identity, control: ControlLevel) -> Result<Vec<Channel>, Problem> {
+    match control {
+        ControlLevel::None => {
+            return Err(Problem::bad_request("presence=1 and only=1 contradict each other"));
+        }
+        ControlLevel::Gaps => {
+            return Err(Problem::bad_request("presence=1 and control=0 contradict each other"));
+        }
+        ControlLevel::Default | ControlLevel::All => {}
+    }
+    if asked.is_empty() {
+        return Err(Problem::bad_request("presence=1 needs a channel to say of who is there"));
+    }
+    let mut channels = Vec::with_capacity(asked.len());
+    for pattern in asked {
+        let channel = pattern.exact().ok_or_else(|| {
+            Problem::bad_request(format!(
+                "presence=1 needs exact channels, and {:?} is a pattern; ask for it in a stream of its own",
+                shortened(pattern.as_str())
+            ))
+        })?;
+        identity.require_presence(pattern)?;
+        channels.push(channel);
+    }
+    Ok(channels)
+}
+
+/// Where a request wants to begin, whoever sent it, and whether of a durable subscription: for an answer that only says
+/// when to come back.
 ///
 /// # Errors
 /// 400 as for [`subscribe_request`].
-pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<Start, Problem> {
-    Ok(Parameters::read(parts.uri.query(), limits)?.start(parts))
+pub(crate) fn requested_start(parts: &Parts, limits: &LimitsConfig) -> Result<(Start, bool), Problem> {
+    let asked = Parameters::read(parts.uri.query(), limits)?;
+    Ok((asked.start(parts), asked.subscription.is_some()))
+}
+
+/// A durable subscription belongs to a user. With `--dev` there is one only with a token.
+fn needs_user(identity: &Identity) -> Problem {
+    let detail = "a durable subscription is a user's: it needs a token with a user (sub)";
+    match identity.source() {
+        Source::Dev => Problem::bad_request(format!("{detail}, with --dev too; `tidings token` makes one")),
+        _ => identity.refusal(detail.to_owned()),
+    }
 }
 
 /// What the stream shows, each once. What is sent to all and to the stream's user comes with every stream.
@@ -173,11 +237,16 @@ struct Parameters {
     last_event_id: Option<String>,
     history: Option<History>,
     if_active: Option<bool>,
+    /// Read by [`asks_to_poll`] too, for it decides who answers.
+    poll: Option<bool>,
     envelope: Option<bool>,
+    filter: Option<String>,
     control: Option<bool>,
     only: Option<bool>,
     client: Option<ClientId>,
+    subscription: Option<ClientId>,
     padding: Option<u16>,
+    presence: Option<bool>,
 }
 
 impl Parameters {
@@ -204,6 +273,7 @@ impl Parameters {
                 "last_event_id" | "lastEventID" => keep_event_id(&mut all.last_event_id, &value),
                 "history" => once(&mut all.history, &name, history(&value, limits)?)?,
                 "envelope" => once(&mut all.envelope, &name, flag(&name, &value)?)?,
+                "filter" => once(&mut all.filter, &name, value.into_owned())?,
                 "control" => once(&mut all.control, &name, flag(&name, &value)?)?,
                 "only" => once(&mut all.only, &name, flag(&name, &value)?)?,
                 "client" => {
@@ -211,13 +281,15 @@ impl Parameters {
                         value.parse().map_err(|bad| Problem::bad_request(format!("client: {bad}")))?;
                     once(&mut all.client, &name, client)?;
                 }
-                "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
-                // Off is what they are anyway.
-                "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
-                "presence" | "poll" if value == "0" => {}
-                "presence" | "poll" | "filter" | "subscription" => {
-                    return Err(not_built(&name));
+                "subscription" => {
+                    let name =
+                        value.parse().map_err(|bad| Problem::bad_request(format!("subscription: {bad}")))?;
+                    once(&mut all.subscription, "subscription", name)?;
                 }
+                "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
+                "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
+                "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
+                "poll" => once(&mut all.poll, &name, flag(&name, &value)?)?,
                 _ => {}
             }
         }
@@ -254,7 +326,7 @@ pub(crate) fn channel_pattern(text: &str) -> Result<Pattern, Problem> {
     let pattern = auth::pattern(text).map_err(|error| bad(&error))?;
     let levels: Vec<&str> = pattern.levels().collect();
     let known = match levels.as_slice() {
-        ["$all" | "$stats" | "$presence"] | ["$presence", ..] => true,
+        ["$all" | "$stats" | "$presence"] => true,
         ["$user", level] => *level != "**",
         [first, ..] => !first.starts_with('$'),
         [] => false,
@@ -286,6 +358,10 @@ fn history(value: &str, limits: &LimitsConfig) -> Result<History, Problem> {
         .map_err(|_| Problem::bad_request(format!("history is a number from 0 to {most}, or \"latest\"")))
 }
 
+fn filter(text: &str, filters: &Filters) -> Result<Arc<Filter>, Problem> {
+    filters.read(text).map_err(|bad| Problem::bad_request(format!("filter, {bad}")).column(bad.column))
+}
+
 fn number(name: &str, value: &str, max: u16) -> Result<u16, Problem> {
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     let number = value.parse().ok().filter(|number| digits && *number <= max);
@@ -312,10 +388,6 @@ fn once<T: PartialEq>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), 
     }
 }
 
-fn not_built(name: &str) -> Problem {
-    Problem::bad_request(format!("{name} is not there yet; leave it out"))
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
@@ -330,7 +402,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        subscribe_request(&parts, identity, &LimitsConfig::default())
+        subscribe_request(&parts, identity, &LimitsConfig::default(), &Filters::default())
     }
 
     fn request(query: &str) -> Result<SubscribeRequest, Problem> {
@@ -367,6 +439,22 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_subscription_is_a_users() {
+        let asked_by = |identity: &Identity, query: &str| asked(identity, &format!("/events?{query}"), &[]);
+        let seven = user("7", &[]);
+        let found = asked_by(&seven, "subscription=my%20phone").unwrap();
+        assert_eq!(found.subscription, "my phone".parse().ok());
+        for bad in ["", &"x".repeat(65), "a%0Ab"] {
+            let problem = asked_by(&seven, &format!("subscription={bad}")).unwrap_err();
+            assert_eq!(problem.status(), 400, "{bad}");
+            assert!(problem.detail().starts_with("subscription: "), "{}", problem.detail());
+        }
+        assert_eq!(asked_by(&seven, "subscription=a&subscription=b").unwrap_err().status(), 400);
+        let dev = request("subscription=a").unwrap_err();
+        assert!(dev.status() == 400 && dev.detail().contains("tidings token"), "{}", dev.detail());
+    }
+
+    #[test]
     fn all_of_it_has_to_be_granted() {
         let seven = user("7", &["news", "orders/{sub}/*"]);
         for query in [
@@ -381,7 +469,11 @@ mod tests {
         }
         assert_eq!(asked(&seven, "/events?channel=$stats", &[]).unwrap_err().status(), 403);
         assert_eq!(request("channel=$stats").unwrap_err().status(), 501);
-        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 501);
+        assert_eq!(request("channel=$presence/a").unwrap_err().status(), 400);
+        assert_eq!(texts(&request("channel=$presence").unwrap().views), ["$presence", "$all"]);
+        assert_eq!(asked(&seven, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
+        let wide = user("7", &["**"]);
+        assert_eq!(asked(&wide, "/events?channel=$presence", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -431,6 +523,8 @@ mod tests {
             ("envelope", &["0", "1"], &["", "2", "true"]),
             ("control", &["0", "1"], &["", "all"]),
             ("only", &["0", "1"], &["", "yes"]),
+            ("if_active", &["0", "1"], &["", "yes"]),
+            ("poll", &["0", "1"], &["", "yes"]),
             ("client", &["a", "tab-7"], &["", "a%0Ab", &"x".repeat(65)]),
         ] {
             for value in good {
@@ -447,32 +541,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        for query in [
-            "history=latest",
-            "filter=a",
-            "presence=1",
-            "if_active=1",
-            "poll=1",
-            "subscription=x",
-            "filter=",
-            "poll=",
-        ] {
-            let problem = request(query).unwrap_err();
-            assert_eq!(problem.status(), 400, "{query}");
-            assert!(problem.detail().contains("not there yet"), "{query}");
-        }
-        assert!(request("presence=0&if_active=0&poll=0").is_ok());
-    }
-
-    #[test]
     fn options_are_read() {
         let found = request("envelope=1&control=1&client=tab&padding=2048").unwrap();
         assert!(found.envelope && !found.only);
         assert_eq!((found.control, found.padding), (ControlLevel::All, 2048));
         assert_eq!(found.client.unwrap().as_str(), "tab");
         assert_eq!(request("control=0").unwrap().control, ControlLevel::Gaps);
+        assert_eq!(request("history=latest").unwrap().start, Start::Latest);
+        assert!(request("if_active=1").unwrap().if_active);
         assert_eq!(request("").unwrap().control, ControlLevel::Default);
+    }
+
+    #[test]
+    fn a_filter_is_read_or_refused_where_it_is_wrong() {
+        let found = request("channel=a&filter=priority+%3E+3+%26%26+tags['%C3%A4']").unwrap();
+        assert_eq!(found.filter.unwrap().as_str(), "priority > 3 && tags[\"ä\"]");
+        assert_eq!(request("channel=a").unwrap().filter, None);
+        let bad = request("filter=%C3%A4%20==%201").unwrap_err();
+        assert_eq!(bad.status(), 400);
+        assert!(bad.document("x").contains("\"column\":1,"), "{}", bad.document("x"));
+        let bad = request("filter=a%20=%201").unwrap_err();
+        assert_eq!(bad.detail(), "filter, column 3: expected ==, !=, <, <=, >, >= or in");
+        for refused in ["filter=", "filter=a&filter=b", &format!("filter={}", "a".repeat(1025))] {
+            assert_eq!(request(refused).unwrap_err().status(), 400, "{refused}");
+        }
+        assert!(request("filter=a&filter=a").is_ok());
+        let seven = user("7", &["news"]);
+        assert_eq!(asked(&seven, "/events?channel=other&filter=(", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -523,6 +618,11 @@ mod tests {
             |value: &'static str| asked(&Identity::dev(), "/events", &[("accept", value.as_bytes())]);
         assert_eq!(accept("application/json").unwrap_err().status(), 406);
         assert!(accept("*/*").is_ok());
+        let poll = |value: &'static str| {
+            asked(&Identity::dev(), "/events?p%6fll=1", &[("accept", value.as_bytes())])
+        };
+        assert_eq!(poll("text/event-stream").unwrap_err().status(), 406);
+        assert!(poll("application/json").is_ok() && poll("*/*").is_ok());
     }
 
     /// Patterns that may be granted or asked for: short ones over a small alphabet, so that they meet.

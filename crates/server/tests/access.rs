@@ -60,6 +60,7 @@ fn token(user: &str, subscribe: &[&str], publish: &[&str]) -> String {
         user: Some(user.parse().unwrap()),
         grants: templates(subscribe, publish),
         admin: false,
+        info: None,
         ttl: Duration::from_secs(600),
     };
     new.sign(&key(), "tidings", Timestamp::now()).unwrap().expose().to_owned()

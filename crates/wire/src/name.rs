@@ -49,7 +49,8 @@ pub enum BadName {
 /// The name of a channel: 1–1,024 bytes of UTF-8, levels split by `/`.
 ///
 /// [`Channel::from_str`] makes what publishers and subscribers may name. The hub's own channels, whose first level
-/// begins with `$`, are only made by [`Channel::user`], [`Channel::all`] and, from storage, [`Channel::stored`].
+/// begins with `$`, are only made by [`Channel::user`], [`Channel::all`], [`Channel::presence`] and, from storage,
+/// [`Channel::stored`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
 
@@ -62,6 +63,11 @@ impl Channel {
     /// The channel of what is sent to everybody: `$all`.
     pub fn all() -> Channel {
         Channel("$all".into())
+    }
+
+    /// The channel of users' comings and goings: `$presence`.
+    pub fn presence() -> Channel {
+        Channel("$presence".into())
     }
 
     /// A channel as it was written by a log, the hub's own channels included.

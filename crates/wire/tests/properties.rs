@@ -64,6 +64,7 @@ proptest! {
         let data = match &event.data {
             Data::Text(text) => json!(text.as_ref()),
             Data::Json(json) => serde_json::from_str::<Value>(json).unwrap(),
+            Data::Nothing => Value::Null,
         };
         prop_assert_eq!(
             serde_json::from_str::<Value>(&messages[0].data).unwrap(),

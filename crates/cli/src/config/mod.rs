@@ -355,7 +355,8 @@ fn read_timeouts(mut section: Section<'_>, default: TimeoutsConfig) -> TimeoutsC
         head: section.within("head", default.head, range.clone()),
         body: section.within("body", default.body, range.clone()),
         idle: section.within("idle", default.idle, range.clone()),
-        progress: section.within("progress", default.progress, range),
+        progress: section.within("progress", default.progress, range.clone()),
+        poll: section.within("poll", default.poll, range),
     };
     section.finish();
     timeouts
@@ -370,6 +371,11 @@ fn read_replay(mut section: Section<'_>) -> Replay {
     Replay { bytes, age }
 }
 
+/// For how long events are kept if nothing is said.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// How many events are kept for each user if nothing is said: more than somebody reads who was away.
+const USER_EVENTS: u64 = 1_000;
+
 /// A week by default: who was away over a weekend or a short holiday misses nothing, and a forgotten server does not
 /// fill its disk. In all 4 GiB on disk, a tenth of a small machine's; 256 MiB in memory.
 fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
@@ -378,7 +384,8 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     let mut given = root.sections("retention").into_iter().peekable();
     while let Some(mut section) = given.next() {
         let pattern: Option<Pattern> = section.find("channels");
-        let caps = read_caps(&mut section, Caps::default());
+        let mut caps = read_caps(&mut section, Caps::default());
+        caps.state_only = section.get("state_only", false);
         let everything = pattern.as_ref().is_none_or(|pattern| pattern.as_str() == "**");
         match pattern {
             _ if everything && given.peek().is_none() => default = Some(caps),
@@ -391,8 +398,15 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
         section.finish();
     }
     let default = default.unwrap_or_else(|| {
-        let age = root.unsaid("retention").get("age", Duration::from_secs(7 * 86_400));
-        Caps { age: Some(age), ..Caps::default() }
+        let mut unsaid = root.unsaid("retention");
+        let age = unsaid.get("age", WEEK);
+        // What is sent to a user waits for its devices. A rule for users beats this, and so does one for all.
+        if let Ok(users) = "$user/*".parse::<Pattern>()
+            && rules.iter().all(|(pattern, _)| !pattern.covers(&users))
+        {
+            rules.push((users, Caps { age: Some(age), count: Some(USER_EVENTS), ..Caps::default() }));
+        }
+        Caps { age: Some(age), state_only: unsaid.get("state_only", false), ..Caps::default() }
     });
     let bytes = match log {
         LogKind::Disk => 4 << 30,
@@ -414,7 +428,8 @@ fn read_caps(section: &mut Section<'_>, default: Caps) -> Caps {
             Some(bytes) => Some(section.within("bytes", Size(bytes), sizes).0),
             None => section.find_within("bytes", sizes).map(|size| size.0),
         },
-        state_only: section.get("state_only", default.state_only),
+        // Which event is the newest of its key is asked of one channel: not of all together.
+        state_only: default.state_only,
     }
 }
 

@@ -39,6 +39,8 @@ fn nothing_said_is_the_default() {
     assert_eq!((config.log, config.sync), (LogKind::Disk, Sync::Always));
     assert_eq!(config.retention.default.age, Some(Duration::from_secs(7 * 86_400)));
     assert_eq!(config.retention.total.bytes, Some(4 << 30));
+    let users = config.retention.caps(&tidings::wire::Channel::user(&"ada".parse().unwrap()));
+    assert_eq!((users.count, users.age), (Some(1_000), Some(Duration::from_secs(7 * 86_400))));
 }
 
 #[test]
@@ -73,6 +75,7 @@ fn a_file_sets_everything() {
         [[retention]]
         channels = "short/*"
         age = "8s"
+        state_only = true
         [[retention]]
         count = 7
         [retention_total]
@@ -96,12 +99,30 @@ fn a_file_sets_everything() {
     let retention = &config.retention;
     assert_eq!(retention.total.bytes, Some(10_000_000));
     let caps = |channel: &str| retention.caps(&channel.parse().unwrap());
-    let audit =
-        Caps { age: Some(Duration::from_secs(2_592_000)), count: Some(100_000), bytes: Some(1 << 30) };
+    let audit = Caps {
+        age: Some(Duration::from_secs(2_592_000)),
+        count: Some(100_000),
+        bytes: Some(1 << 30),
+        state_only: false,
+    };
     assert_eq!(caps("audit/a/b"), audit);
-    assert_eq!(caps("short/a").age, Some(Duration::from_secs(8)));
+    let short = Caps { age: Some(Duration::from_secs(8)), state_only: true, ..Caps::default() };
+    assert_eq!(caps("short/a"), short);
     assert_eq!(caps("other"), Caps { count: Some(7), ..Caps::default() });
     assert_eq!(retention.caps(&tidings::wire::Channel::all()).count, Some(7), "the default is for all");
+}
+
+#[test]
+fn users_have_a_default_unless_there_is_a_rule_for_them() {
+    let users = |text: &str| {
+        let retention = config(text).retention;
+        retention.caps(&tidings::wire::Channel::user(&"ada".parse().unwrap())).count
+    };
+    assert_eq!(users("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n"), Some(1_000));
+    assert_eq!(users("[[retention]]\nchannels = \"$user/*\"\ncount = 3\n"), Some(3));
+    assert_eq!(users("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n"), None);
+    assert_eq!(users("[[retention]]\nage = \"1h\"\n"), None, "all others are users too");
+    assert_eq!(users("[[retention]]\nchannels = \"$user/7\"\ncount = 3\n"), Some(1_000), "one of them");
 }
 
 #[test]
@@ -112,6 +133,11 @@ fn the_last_retention_is_only_the_default_when_it_names_all_channels() {
     assert_eq!(one.default.age, week);
     let all = config("[[retention]]\nchannels = \"**\"\ncount = 3\n").retention;
     assert_eq!(all.caps(&tidings::wire::Channel::all()).count, Some(3));
+    assert!(!one.default.state_only && !one.total.state_only);
+    let total = mistakes(sources("[retention_total]\nstate_only = true\n", &[])).join("\n");
+    assert!(total.starts_with("tidings.toml:2: ") && total.contains("state_only"), "{total}");
+    let word = mistakes(sources("[[retention]]\nstate_only = \"yes\"\n", &[])).join("\n");
+    assert!(word.starts_with("tidings.toml:2: ") && word.contains("retention.state_only"), "{word}");
     assert_eq!(
         mistakes(sources("[[retention]]\ncount = 1\n[[retention]]\ncount = 2\n", &[])),
         ["tidings.toml:1: a [[retention]] without channels is the default for all, so it must be the last"]

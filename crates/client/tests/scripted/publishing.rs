@@ -24,7 +24,12 @@ async fn one_event_is_an_object_and_many_are_an_array() {
     assert_eq!(published.id, "A");
     let published = client(&server).publish_all(&[event(), event()]).await.unwrap();
     assert_eq!(published.iter().map(|p: &Published| p.id.as_str()).collect::<Vec<_>>(), ["B", "C"]);
+    client(&server).publish_all_once(&[event(), event()], "kä").await.unwrap();
+    let bad = client(&server).publish_all_once(&[event()], "a\nb").await;
+    assert!(matches!(bad, Err(Error::IdempotencyKey)));
     let requests = server.requests();
+    assert_eq!(requests[1].header("idempotency-key"), None);
+    assert!(requests[2].header("idempotency-key").is_some());
     assert_eq!(requests[0].line, "POST /publish HTTP/1.1");
     assert_eq!(requests[0].header("content-type"), Some("application/json"));
     assert_eq!(requests[0].header("authorization"), Some("Bearer canary"));

@@ -1,18 +1,22 @@
 //! The log that lives as long as its process.
 
+mod beside;
 mod channels;
+mod list;
 mod shelf;
 
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings_wire::{Channel, Epoch, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
+use self::beside::{Answers, Notes};
 use self::shelf::Shelf;
 use super::{
     AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
-    Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink, Tail, TailItem,
+    Noting, Once, Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink,
+    Tail, TailItem, check_note,
 };
 use crate::{Timestamp, View};
 
@@ -38,6 +42,8 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct State {
     shelf: Shelf,
+    answers: Answers,
+    notes: Notes,
     closed: bool,
     commits: u64,
 }
@@ -45,7 +51,13 @@ struct State {
 impl MemoryLog {
     /// An empty log.
     pub fn new(config: MemoryLogConfig) -> MemoryLog {
-        let state = State { shelf: Shelf::new(config.retention), closed: false, commits: 0 };
+        let state = State {
+            shelf: Shelf::new(config.retention),
+            answers: Answers::default(),
+            notes: Notes::default(),
+            closed: false,
+            commits: 0,
+        };
         MemoryLog { epoch: config.epoch, state: Mutex::new(state), feed: Feed::default() }
     }
 
@@ -65,10 +77,21 @@ impl MemoryLog {
         self.feed.flush();
     }
 
-    fn append_now(&self, batch: Vec<NewRecord>) -> Result<Vec<Position>, AppendError> {
+    fn append_now(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Result<Vec<Position>, AppendError> {
         let mut state = self.lock();
         if state.closed {
             return Err(closed());
+        }
+        let first = batch.first().map(|record| record.time);
+        let once = once.zip(first);
+        if let Some((once, now)) = &once
+            && let Some(answer) = state.answers.find(once, *now)
+        {
+            return answer;
+        }
+        // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
+        if let Some(channel) = state.shelf.ended_by_now(&batch) {
+            return Err(AppendError::Ended(channel));
         }
         let mut positions = Vec::with_capacity(batch.len());
         let mut items = Vec::with_capacity(batch.len());
@@ -83,9 +106,22 @@ impl MemoryLog {
             }
             positions.push(position);
         }
+        if let Some((once, _)) = &once {
+            state.answers.keep(once, positions.clone());
+        }
         state.commits += 1;
         self.announce(state, &items);
         Ok(positions)
+    }
+
+    fn set_note_now(&self, name: String, value: Option<Vec<u8>>) -> Result<(), AppendError> {
+        check_note(&name, value.as_deref())?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        state.notes.set(name, value);
+        Ok(())
     }
 
     fn purge_now(&self, channel: Channel) -> Result<u64, AppendError> {
@@ -117,7 +153,42 @@ fn closed() -> AppendError {
 
 impl Log for MemoryLog {
     fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        Box::pin(ready(self.append_now(batch)))
+        Box::pin(ready(self.append_now(batch, None)))
+    }
+
+    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
+        Box::pin(ready(self.append_now(batch, Some(once))))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.lock().notes.get(name))
+    }
+
+    fn notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+        Ok(self.lock().notes.list(prefix, after, limit))
+    }
+
+    fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
+        Box::pin(ready(self.set_note_now(name, value)))
+    }
+
+    fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.lock().shelf.channels.ended(channel)
+    }
+
+    fn keyed(
+        &self,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Record>, ReadError> {
+        Ok(self.lock().shelf.keyed(self.epoch, channel, key, after, limit))
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
@@ -175,7 +246,9 @@ impl Log for MemoryLog {
     }
 
     fn retain(&self, now: Timestamp) {
-        self.lock().shelf.retain(now);
+        let mut state = self.lock();
+        state.shelf.retain(now);
+        state.answers.retain(now);
     }
 
     fn channels(
@@ -260,7 +333,7 @@ mod tests {
         let channel = |n: u64| format!("user/{n}").parse::<Channel>().unwrap();
         for n in 1..=65_536 + 10 {
             let event = Arc::new(tidings_wire::Event::new(channel(n).into(), "x".into()));
-            log.append_now(vec![NewRecord { time: Timestamp(n), event }]).unwrap();
+            log.append_now(vec![NewRecord { time: Timestamp(n), event }], None).unwrap();
         }
         let floor = |channel: Channel| log.floor(&[channel.into()]);
         assert_eq!(floor(channel(5)), Sequence(10), "forgotten");

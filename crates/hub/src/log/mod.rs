@@ -1,5 +1,6 @@
 //! The log: one order for everything that is published.
 
+mod ended;
 mod feed;
 mod memory;
 mod retention;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
+pub use ended::too_late;
 pub use feed::{Feed, FeedTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
-pub use retention::{Caps, Retention};
+pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
 
 use crate::{Timestamp, View};
 
@@ -242,6 +244,26 @@ pub struct Once {
     pub until: Timestamp,
 }
 
+/// The longest name of a note, in bytes.
+pub const NOTE_NAME: usize = 4 << 10;
+/// The longest value of a note.
+pub const NOTE_VALUE: usize = 64 << 10;
+
+/// Whether a note may be as long as this one; for who makes a log.
+///
+/// # Errors
+/// [`AppendError::NotStored`] when it may not.
+pub fn check_note(name: &str, value: Option<&[u8]>) -> Result<(), AppendError> {
+    let too_long = |what: &str, max: usize, len: usize| {
+        Err(AppendError::NotStored(format!("a note's {what} may have {max} bytes, this one has {len}")))
+    };
+    match value.map_or(0, <[u8]>::len) {
+        _ if name.len() > NOTE_NAME => too_long("name", NOTE_NAME, name.len()),
+        len if len > NOTE_VALUE => too_long("value", NOTE_VALUE, len),
+        _ => Ok(()),
+    }
+}
+
 /// A note under way: completes when it is durable.
 pub type Noting = Pin<Box<dyn Future<Output = Result<(), AppendError>> + Send>>;
 
@@ -260,8 +282,9 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 /// - A batch to a channel that has ended is refused, ephemeral events too; after an event with [`Event::end`] nothing
 ///   more of the same batch may go to its channels.
 /// - In a channel whose [`Caps`] say `state_only`, a record with a key goes when a newer one with the same key is
-///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier. That raises
-///   no floor: nobody is to be told that it is missing.
+///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier (and if it is
+///   among the [`LOOKED_BACK`] newest ones before that). It goes from that channel; others keep it. That raises no
+///   floor: nobody is to be told that it is missing.
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
 /// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,
@@ -275,17 +298,11 @@ pub trait Log: Send + Sync + 'static {
     /// and nothing is stored; [`AppendError::KeyReused`] if that one had another body. A batch that was not stored is
     /// not remembered. What is remembered is as durable as what it stands for, and is forgotten once `until` is over at
     /// the time of a later record or of [`Log::retain`].
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
-        let _ = once;
-        self.append(batch)
-    }
+    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending;
 
     /// The record that ended a channel: the last one that was stored there, with [`Event::end`]. None after it was
     /// removed, by whatever: then the channel begins anew.
-    fn ended(&self, channel: &Channel) -> Option<Sequence> {
-        let _ = channel;
-        None
-    }
+    fn ended(&self, channel: &Channel) -> Option<Sequence>;
 
     /// Up to `limit` of the newest records of a channel with this key behind a record, the newest first; those whose
     /// `ttl` is over included.
@@ -298,20 +315,14 @@ pub trait Log: Send + Sync + 'static {
         key: &Key,
         after: Sequence,
         limit: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        let _ = (channel, key, after, limit);
-        Ok(Vec::new())
-    }
+    ) -> Result<Vec<Record>, ReadError>;
 
     /// What is noted under a name: small things that have to be kept beside the records, cursors for instance. Names
-    /// are any text of up to 4 KiB, values any bytes of up to 64 KiB.
+    /// are any text of up to [`NOTE_NAME`] bytes, values any bytes of up to [`NOTE_VALUE`].
     ///
     /// # Errors
     /// When the store fails.
-    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let _ = name;
-        Ok(None)
-    }
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError>;
 
     /// Up to `limit` notes whose names begin with `prefix` and come after `after`, in the order of their names' bytes.
     ///
@@ -322,17 +333,11 @@ pub trait Log: Send + Sync + 'static {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        let _ = (prefix, after, limit);
-        Ok(Vec::new())
-    }
+    ) -> Result<Vec<(String, Vec<u8>)>, ReadError>;
 
     /// Notes something, in the place of what was noted under this name; `None` takes it back. Completes when that is
     /// durable, from when on it is seen. In the order of the calls of one caller.
-    fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
-        let _ = (name, value);
-        Box::pin(std::future::ready(Ok(())))
-    }
+    fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting;
 
     /// Everything after a record, then everything that comes, in order and without a hole. `after` is at most the
     /// present head. The past part begins behind the newest record after `after` that was removed, be it from only

@@ -3,6 +3,7 @@
 //! Only built for tests (`cfg(test)` here, the feature `suite` elsewhere). A crate with a log writes
 //! `tidings_hub::log_suite!(a factory that implements Logs)`.
 
+mod beside;
 pub mod cases;
 mod model;
 pub mod random;
@@ -62,6 +63,25 @@ macro_rules! log_suite {
             tails_learn_of_removals
             a_closed_log_ends_its_tails_and_refuses
             a_reopened_log_is_the_same
+            an_ended_channel_takes_nothing_more
+            nothing_comes_after_an_end_in_a_batch
+            an_end_sent_again_is_answered_as_before
+            a_refused_batch_keeps_no_other_out
+            a_channel_without_its_end_begins_anew
+            the_newest_with_a_key_are_found
+            a_key_is_not_found_where_its_record_is_gone
+            only_the_newest_state_is_kept
+            a_state_goes_only_where_states_are_kept
+            a_state_that_somebody_would_miss_stays
+            states_of_other_targets_are_looked_at_up_to_a_limit
+            a_batch_with_a_key_is_stored_once
+            a_key_is_of_one_body
+            what_was_not_stored_is_not_remembered
+            a_key_is_forgotten_when_its_time_is_over
+            many_who_ask_at_once_store_it_once
+            notes_are_kept
+            notes_are_listed_by_name
+            a_note_has_limits
         );
 
         #[test]
@@ -111,7 +131,7 @@ fn from(text: &str, after: u64) -> Selection {
     Selection { view: view(text), after: Sequence(after) }
 }
 
-fn event(targets: &[&str], data: &str) -> Event {
+pub(crate) fn event(targets: &[&str], data: &str) -> Event {
     let targets = Targets::new(targets.iter().map(|name| channel(name))).expect("good targets");
     Event::new(targets, Data::from(data))
 }

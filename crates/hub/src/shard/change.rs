@@ -154,6 +154,11 @@ impl Shard {
 }
 
 impl Change {
+    /// Whether a view is one that is added or taken away.
+    pub(super) fn changes(&self, view: &View) -> bool {
+        self.add.contains(view) || self.remove.contains(view)
+    }
+
     /// Adds what is to be done after this.
     fn then(&mut self, next: Change) {
         self.add.retain(|view| !next.remove.contains(view));

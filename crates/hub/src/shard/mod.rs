@@ -12,6 +12,7 @@ mod begin;
 mod change;
 mod gather;
 mod plan;
+mod presence;
 mod reading;
 
 use std::collections::VecDeque;
@@ -567,11 +568,15 @@ impl Shard {
         self.subscribers[id.0 as usize].as_ref().map_or(Timestamp::default(), |s| s.id_at)
     }
 
-    /// What a subscriber follows.
+    /// What a subscriber follows, a change that waits for the end of a block included.
     pub fn views(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
         let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
         let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
-        views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view)
+        let views =
+            views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view);
+        let change = subscriber.and_then(|subscriber| subscriber.change.as_deref());
+        let stays = move |view: &&View| change.is_none_or(|change| !change.changes(view));
+        views.filter(stays).chain(change.into_iter().flat_map(|change| &change.add))
     }
 
     /// Whether a subscriber follows one of these views, a part of one, or more than one.
@@ -597,6 +602,11 @@ impl Shard {
         let gets =
             |member: &&u32| self.subscribers[**member as usize].as_ref().is_some_and(|s| self.sees(s, event));
         members.iter().filter(gets).count()
+    }
+
+    /// Whether a subscriber has not yet got all that was consumed, or not yet passed it over.
+    pub(crate) fn is_behind(&self, id: SubscriberId) -> bool {
+        self.marks[id.0 as usize].behind != Behind::Not
     }
 
     /// What a subscriber in this process gets next.

@@ -18,8 +18,10 @@ use tidings_wire::{Channel, Event, Targets};
 pub(crate) const PUBLISHERS: u64 = 6;
 /// The channels they publish to.
 pub(crate) const CHANNELS: [&str; 4] = ["a", "a/x", "b", "c/d/e"];
+/// The keys that some have.
+pub(crate) const KEYS: [&str; 3] = ["x", "x/y", "z"];
 
-/// The `n`th event of a publisher. Some are in two channels, some are large.
+/// The `n`th event of a publisher. Some are in two channels, some are large, some have a key.
 pub(crate) fn event(publisher: u64, n: u64) -> Event {
     let channel = |at: u64| CHANNELS[at as usize % CHANNELS.len()].parse::<Channel>().unwrap();
     let mut targets = vec![channel(publisher + n)];
@@ -27,7 +29,9 @@ pub(crate) fn event(publisher: u64, n: u64) -> Event {
         targets.push(channel(publisher + n + 1));
     }
     let padding = "x".repeat(if n.is_multiple_of(50) { 20_000 } else { 50 });
-    Event::new(Targets::new(targets).unwrap(), format!("{publisher} {n} {padding}").as_str().into())
+    let key = n.is_multiple_of(5).then(|| KEYS[n as usize % KEYS.len()].parse().unwrap());
+    let data = format!("{publisher} {n} {padding}").as_str().into();
+    Event { key, ..Event::new(Targets::new(targets).unwrap(), data) }
 }
 
 /// `child DIR SYNC FIRST…`: opens the log and publishes; each publisher begins with the number that is given for it.

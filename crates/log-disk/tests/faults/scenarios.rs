@@ -13,9 +13,9 @@ use tidings_hub::log::{
 };
 use tidings_hub::{Timestamp, View};
 use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig, OpenError, Recovery};
-use tidings_wire::{Epoch, Pattern, Position, Sequence};
+use tidings_wire::{Epoch, Key, Pattern, Position, Sequence};
 
-use crate::child::{CHANNELS, PUBLISHERS, Running, event};
+use crate::child::{CHANNELS, KEYS, PUBLISHERS, Running, event};
 use crate::dice::Dice;
 
 type Scenario = fn(&mut Dice);
@@ -122,7 +122,15 @@ fn check_open(log: &DiskLog) -> Vec<u64> {
             .filter(|record| record.event.to.channels().iter().any(|target| target.as_str() == channel))
             .collect();
         let found = read_view(log, channel, Order::Oldest).unwrap();
-        assert!(found.iter().eq(expected), "the channel {channel} has other records than the log");
+        assert!(
+            found.iter().eq(expected.iter().copied()),
+            "the channel {channel} has other records than the log"
+        );
+        for key in KEYS.map(|key| key.parse::<Key>().unwrap()) {
+            let found = log.keyed(&channel.parse().unwrap(), &key, Sequence::START, usize::MAX).unwrap();
+            let expected = expected.iter().rev().filter(|record| record.event.key.as_ref() == Some(&key));
+            assert!(found.iter().eq(expected.copied()), "{key} in {channel} has other records than the log");
+        }
     }
     next
 }

@@ -322,10 +322,11 @@ impl ApiKeys {
         configured: Option<&Secret>,
         public: Grants,
     ) -> Result<ApiKeys, ApiKeyError> {
-        let everything = || Identity::service(true, Arc::new(GrantTemplates::everything().resolve(None)));
+        let everything = || Arc::new(GrantTemplates::everything().resolve(None));
+        let configured = configured.map(|key| hash(key.expose()));
         let keys = ApiKeys {
             file,
-            configured: configured.map(|key| (hash(key.expose()), everything())),
+            configured: configured.map(|hash| (hash, Identity::service(&hash, true, everything()))),
             public,
             state: RwLock::default(),
             looked: AtomicU64::new(0),
@@ -382,7 +383,7 @@ impl ApiKeys {
         for stored in &file.read()?.keys {
             let (hash, key) = file.key(stored)?;
             let grants = key.grants.resolve(None).and(self.public.clone());
-            keys.insert(hash, Identity::service(key.admin, Arc::new(grants)));
+            keys.insert(hash, Identity::service(&hash, key.admin, Arc::new(grants)));
         }
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Loaded { stamp, keys };
         Ok(())

@@ -10,6 +10,7 @@ use tidings_hub::Timestamp;
 use tidings_wire::{Channel, Pattern, UserId};
 
 use super::grants::{GrantTemplates, Grants};
+use super::verified::TokenHash;
 use crate::Problem;
 use crate::log_limit::LogLimit;
 
@@ -25,6 +26,8 @@ pub struct Identity {
     /// What the token says about the user for others to read: a JSON object.
     pub info: Option<Arc<RawValue>>,
     source: Source,
+    /// Which API key it is, if it is one.
+    service: u64,
     grants: Arc<Grants>,
 }
 
@@ -50,11 +53,15 @@ static EVERYTHING: LazyLock<Arc<Grants>> =
 
 impl Identity {
     pub(super) fn anonymous(grants: Arc<Grants>) -> Identity {
-        Identity { user: None, admin: false, expires: None, info: None, source: Source::Anonymous, grants }
+        let source = Source::Anonymous;
+        Identity { user: None, admin: false, expires: None, info: None, source, service: 0, grants }
     }
 
-    pub(super) fn service(admin: bool, grants: Arc<Grants>) -> Identity {
-        Identity { admin, source: Source::ApiKey, ..Identity::anonymous(grants) }
+    /// A service with the API key of this hash.
+    pub(super) fn service(hash: &TokenHash, admin: bool, grants: Arc<Grants>) -> Identity {
+        // A part of the hash is enough to tell keys apart.
+        let service = hash.first_chunk().map_or(0, |part| u64::from_le_bytes(*part));
+        Identity { admin, source: Source::ApiKey, service, ..Identity::anonymous(grants) }
     }
 
     pub(super) fn token(
@@ -64,7 +71,8 @@ impl Identity {
         info: Option<Arc<RawValue>>,
         grants: Grants,
     ) -> Identity {
-        Identity { user, admin, expires, info, source: Source::Token, grants: Arc::new(grants) }
+        let grants = Arc::new(grants);
+        Identity { user, admin, expires, info, source: Source::Token, service: 0, grants }
     }
 
     /// Anybody, who may do anything: a server with `--dev`, or a test.
@@ -82,6 +90,25 @@ impl Identity {
     /// The same user, who may do anything.
     pub(super) fn with_everything(self) -> Identity {
         Identity { admin: true, source: Source::Dev, grants: Identity::dev().grants, ..self }
+    }
+
+    /// Gives the parts of a name that no other publisher has: the user whatever the token, else the API key. Tokens
+    /// without a user are all one publisher, like those who come without any.
+    pub(crate) fn name_as_publisher(&self, mut part: impl FnMut(&[u8])) {
+        if let Some(user) = &self.user {
+            part(b"user");
+            part(user.as_str().as_bytes());
+            return;
+        }
+        match self.source {
+            Source::Anonymous => part(b"anonymous"),
+            Source::Token => part(b"token"),
+            Source::ApiKey => {
+                part(b"key");
+                part(&self.service.to_le_bytes());
+            }
+            Source::Dev => part(b"dev"),
+        }
     }
 
     /// What this identity rests on.
@@ -142,6 +169,21 @@ impl Identity {
         }))
     }
 
+    /// Goes on only if it may be seen who is in the channels of a pattern.
+    ///
+    /// # Errors
+    /// 401 without a credential, 403 with one: the same whether or not there is such a channel.
+    pub fn require_presence(&self, asked: &Pattern) -> Result<(), Problem> {
+        if self.may_see_presence(asked) {
+            return Ok(());
+        }
+        self.log_refusal("presence", asked.as_str());
+        Err(self.refusal(format!(
+            "seeing who is in {:?} is not granted: it needs that among the presence grants",
+            asked.as_str()
+        )))
+    }
+
     /// Goes on only for administrators.
     ///
     /// # Errors
@@ -169,7 +211,11 @@ impl Identity {
         tracing::info!(
             user = self.user.as_ref().map(UserId::as_str),
             suppressed,
-            "refused to {right}: {}",
+            "{}: {}",
+            match right {
+                "presence" => "refused to show who is there".to_owned(),
+                right => format!("refused to {right}"),
+            },
             remedy(self.source, right, name)
         );
     }

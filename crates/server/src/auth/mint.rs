@@ -19,6 +19,8 @@ pub struct NewToken {
     pub grants: GrantTemplates,
     /// Whether the administrative calls may be used.
     pub admin: bool,
+    /// What others may read about the user, where they may see who is there.
+    pub info: Option<Map<String, Value>>,
     /// How long it is good.
     pub ttl: Duration,
 }
@@ -84,6 +86,9 @@ impl NewToken {
         }
         if self.admin {
             rights.insert("admin".into(), true.into());
+        }
+        if let Some(info) = &self.info {
+            rights.insert("info".into(), info.clone().into());
         }
         if !rights.is_empty() {
             claims.insert(claim.into(), rights.into());

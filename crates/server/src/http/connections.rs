@@ -106,6 +106,8 @@ pub(super) async fn disconnect_user(call: Call) -> Result<Response<Body>, Proble
     if parameters.one("revoke")?.is_some() {
         return Err(Problem::not_implemented("tokens can't be revoked yet"));
     }
+    // Who polls has no connection to be named by; it comes back, and is asked anew what it may.
+    call.app.polls.release(&user);
     kick(&call.app, &ConnectionFilter { user: Some(user), ..ConnectionFilter::default() }).await
 }
 
@@ -118,7 +120,7 @@ async fn kick(app: &App, filter: &ConnectionFilter) -> Result<Response<Body>, Pr
 }
 
 /// An administrator may look at all, a user at what is its own.
-fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<(), Problem> {
+pub(super) fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<(), Problem> {
     match user {
         Some(user) if identity.user.as_ref() == Some(user) => Ok(()),
         _ => identity.require_admin(),

@@ -6,7 +6,7 @@ use http::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Publish,
-    /// Relayed from a worker; on a listener of ours a stream goes there by itself.
+    /// A poll, or a stream that is relayed from a worker; on a listener of ours a stream goes there by itself.
     Stream,
     History,
     Purge,
@@ -18,6 +18,11 @@ pub(super) enum Endpoint {
     Subscriptions,
     /// The same in a plainer form.
     Subscribe,
+    Presence,
+    Users,
+    Acknowledge,
+    Queues,
+    FlushQueues,
     Stats,
     Metrics,
     Healthz,
@@ -81,9 +86,11 @@ use Endpoint::Later;
 /// The one that is asked for the most.
 pub(super) static PUBLISH: Route = internal("/publish", &[(Method::POST, Endpoint::Publish)]);
 
+/// Streams, and polls.
+pub(super) static EVENTS: Route = public("/events", &[(Method::GET, Endpoint::Stream)]);
+
 /// Every other path of the server.
 static OTHERS: &[Route] = &[
-    public("/events", &[(Method::GET, Endpoint::Stream)]),
     public("/history", &[(Method::GET, Endpoint::History), (Method::DELETE, Endpoint::Purge)]),
     internal("/channels", &[(Method::GET, Endpoint::Channels)]),
     internal(
@@ -106,26 +113,20 @@ static OTHERS: &[Route] = &[
     internal("/", &[(Method::GET, Endpoint::Page)]),
     internal("/console/", &[(Method::GET, Later("there is no console yet"))]),
     public("/tidings.js", &[(Method::GET, Later("the client is not built into the server yet"))]),
-    public("/presence", &[(Method::GET, Later("there is no presence yet"))]),
-    internal("/users", &[(Method::GET, Later("there is no presence yet"))]),
+    public("/presence", &[(Method::GET, Endpoint::Presence)]),
+    internal("/users", &[(Method::GET, Endpoint::Users)]),
     public(
         "/subscriptions",
         &[(Method::POST, Endpoint::Subscriptions), (Method::DELETE, Endpoint::Subscriptions)],
     ),
     public("/subscribe", &[(Method::POST, Endpoint::Subscribe), (Method::DELETE, Endpoint::Subscribe)]),
     public("/tickets", &[(Method::POST, Later("there are no tickets yet"))]),
-    internal("/acks", &[(Method::POST, Later("there are no durable subscriptions yet"))]),
-    internal(
-        "/queues",
-        &[
-            (Method::GET, Later("there are no durable subscriptions yet")),
-            (Method::DELETE, Later("there are no durable subscriptions yet")),
-        ],
-    ),
+    internal("/acks", &[(Method::POST, Endpoint::Acknowledge)]),
+    internal("/queues", &[(Method::GET, Endpoint::Queues), (Method::DELETE, Endpoint::FlushQueues)]),
     internal("/explain", &[(Method::GET, Later("refusals can't be explained yet"))]),
 ];
 
 /// Every path of the server.
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    std::iter::once(&PUBLISH).chain(OTHERS)
+    [&PUBLISH, &EVENTS].into_iter().chain(OTHERS)
 }

@@ -27,6 +27,8 @@ pub(super) struct Snapshot {
     pub(super) streams: StreamStats,
     /// The most streams that there were at once.
     pub(super) most: usize,
+    /// Users who are there.
+    pub(super) users: usize,
     /// Streams that were refused, by limit.
     pub(super) refused: Vec<(&'static str, u64)>,
     pub(super) published: u64,
@@ -43,6 +45,7 @@ impl Snapshot {
         Snapshot {
             streams: app.workers().map(|workers| workers.stats(Timestamp::now())).unwrap_or_default(),
             most: app.limits.most(),
+            users: app.workers().map_or(0, |workers| workers.door().online()),
             refused: app
                 .limits
                 .refused()
@@ -63,6 +66,8 @@ impl Snapshot {
 struct Stats<'a> {
     connections: u64,
     max_connections: usize,
+    /// Users with a stream, those in their grace time among them.
+    users_online: usize,
     average_age_seconds: f64,
     /// Streams whose sockets take nothing just now.
     blocked: u64,
@@ -111,6 +116,7 @@ impl<'a> Stats<'a> {
         Stats {
             connections: streams.connections,
             max_connections: snapshot.most,
+            users_online: snapshot.users,
             average_age_seconds: streams.average_age.as_secs_f64(),
             blocked: streams.blocked,
             published: snapshot.published,

@@ -8,6 +8,7 @@ use mio::net::TcpStream;
 use tidings_hub::{Farewell, Timestamp, View};
 use tidings_wire::{Channel, ConnectionId, UserId};
 
+use super::holders::Holding;
 use super::timers::Deadlines;
 use crate::limits::Permit;
 use crate::subscribe::ControlLevel;
@@ -23,6 +24,8 @@ pub enum CloseReason {
     Expired,
     /// Somebody disconnected it.
     Kicked,
+    /// Another stream has its durable subscription now.
+    Replaced,
     /// The server is stopping.
     Drain,
     /// It was behind and its socket took no byte for too long.
@@ -39,11 +42,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [CloseReason; 10] = [
+    pub const ALL: [CloseReason; 11] = [
         CloseReason::Gone,
         CloseReason::Lifetime,
         CloseReason::Expired,
         CloseReason::Kicked,
+        CloseReason::Replaced,
         CloseReason::Drain,
         CloseReason::Slow,
         CloseReason::Overtaken,
@@ -59,6 +63,7 @@ impl CloseReason {
             CloseReason::Lifetime => "lifetime",
             CloseReason::Expired => "expired",
             CloseReason::Kicked => "kicked",
+            CloseReason::Replaced => "replaced",
             CloseReason::Drain => "drain",
             CloseReason::Slow => "slow",
             CloseReason::Overtaken => "overtaken",
@@ -72,7 +77,7 @@ impl CloseReason {
     pub(crate) fn farewell(self) -> Farewell {
         match self {
             CloseReason::Expired => Farewell::Expired,
-            CloseReason::Kicked => Farewell::Kicked,
+            CloseReason::Kicked | CloseReason::Replaced => Farewell::Kicked,
             CloseReason::Drain => Farewell::Drain,
             _ => Farewell::Silent,
         }
@@ -107,7 +112,7 @@ impl Conn {
         since: Timestamp,
         about: About,
     ) -> Conn {
-        let About { id, address, control, permit, seat } = about;
+        let About { id, address, control, permit, seat, .. } = about;
         Conn {
             socket,
             generation,
@@ -142,6 +147,8 @@ pub(crate) struct About {
     pub(crate) control: ControlLevel,
     pub(crate) permit: Permit,
     pub(crate) seat: Seat,
+    /// The durable subscription that it has. Its worker keeps that apart, as few streams have one.
+    pub(crate) holding: Option<Holding>,
 }
 
 /// A place on a worker, counted from when the worker is chosen.

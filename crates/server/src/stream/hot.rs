@@ -61,6 +61,7 @@ impl Sockets {
                 control: ControlLevel::Default,
                 permit,
                 seat: Seat::take(0, &taken),
+                holding: None,
             };
             let id = sockets.shard.subscribe(opening, now);
             let socket = TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(writer)));

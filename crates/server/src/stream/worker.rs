@@ -3,6 +3,9 @@
 //! A worker's turn: what the kernel reports, then orders, then new events, then one slice of the sweep, then what is
 //! due in time. Each part has a budget, so that accepts, publishes and slow clients all get theirs.
 
+mod presence;
+
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,15 +17,20 @@ use std::time::{Duration, Instant};
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use tidings_hub::{Change, Farewell, Hub, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View};
-use tidings_wire::{ConnectionId, Event, Position};
+use tidings_hub::{
+    Census, Change, Farewell, Hub, Info, Opening, Say, Shard, ShardStats, SubscriberId, Timestamp, View,
+};
+use tidings_wire::{Channel, ClientId, ConnectionId, Event, Position, UserId};
 use tokio::sync::oneshot;
 
+use self::presence::Watchers;
 use super::conn::{About, CloseReason, Conn, ConnectionFilter, ConnectionInfo, Seat};
+use super::holders::{Held, Holders, Holding};
 use super::open::spread;
 use super::sweep::{Slice, sweep};
 use super::timers::{Deadlines, Due, Key, Spans, TICK, Tick, Wheel};
 use crate::ServerConfig;
+use crate::presence::{Doorkeeper, Notice, Rounds, Watching};
 use crate::subscribe::ControlLevel;
 
 /// How many reports of the kernel one turn takes.
@@ -35,6 +43,9 @@ const RECORDS: usize = 1024;
 const NOISE: u32 = 64 << 10;
 /// How long clients that a drain sends away wait at least and at most, as multiples of `retry`.
 const DRAIN_RETRY: (u32, u32) = (1, 2);
+/// The same for a stream that was replaced: coming back it would end the one that has its subscription now, which would
+/// come back in its turn.
+const REPLACED_RETRY: (u32, u32) = (20, 40);
 /// The reports of this token are the waker's.
 const WAKER: Token = Token(usize::MAX);
 
@@ -45,6 +56,10 @@ pub(crate) struct NewStream {
     pub(crate) about: About,
     /// How long its token is good for.
     pub(crate) token: Option<Duration>,
+    /// What others may read of its token.
+    pub(crate) info: Option<Info>,
+    /// The channels of which it is told who is there, if it asked for that.
+    pub(crate) watching: Option<Watching>,
 }
 
 /// What a worker is told to do.
@@ -74,6 +89,20 @@ enum Order {
         views: Arc<[View]>,
         reply: oneshot::Sender<bool>,
     },
+    /// To say who is in a channel.
+    Census {
+        channel: Channel,
+        reply: oneshot::Sender<Census>,
+    },
+    /// To count who is in channels that begin to be watched.
+    Count {
+        channels: Arc<[Channel]>,
+        reply: oneshot::Sender<()>,
+    },
+    /// To tell those who watch.
+    Tell(Vec<Arc<Notice>>),
+    /// To end a stream whose subscription another has.
+    Replace(Arc<Held>),
     /// To close all streams within a time.
     Drain {
         within: Duration,
@@ -95,6 +124,9 @@ pub struct Changed {
 pub struct WorkersHandle {
     workers: Vec<Handle>,
     next: AtomicUsize,
+    door: Arc<Doorkeeper>,
+    _rounds: Rounds,
+    holders: Arc<Holders>,
 }
 
 #[derive(Debug)]
@@ -155,8 +187,43 @@ pub struct WorkerStats {
 impl WorkersHandle {
     /// Starts the workers.
     pub(crate) fn start(hub: &Hub, config: &ServerConfig) -> io::Result<WorkersHandle> {
-        let workers = (0..config.workers.get()).map(|number| Handle::start(number, hub, config));
-        Ok(WorkersHandle { workers: workers.collect::<io::Result<_>>()?, next: AtomicUsize::new(0) })
+        let count = config.workers.get();
+        let door = Doorkeeper::open(hub, count, &config.presence);
+        let workers = (0..count).map(|number| Handle::start(number, hub, config, &door));
+        let workers: Vec<Handle> = workers.collect::<io::Result<_>>()?;
+        let tells: Vec<_> = workers.iter().map(Handle::teller).collect();
+        let tell = move |worker: usize, notices| tells[worker](notices);
+        let rounds = Rounds::start(door.clone(), hub.clone(), config.presence.online_events, tell)?;
+        Ok(WorkersHandle {
+            workers,
+            next: AtomicUsize::new(0),
+            door,
+            _rounds: rounds,
+            holders: Arc::default(),
+        })
+    }
+
+    /// Who is there.
+    pub(crate) fn door(&self) -> &Arc<Doorkeeper> {
+        &self.door
+    }
+
+    /// Registers a stream of a worker as one that watches who is in these channels. Done when it is known who is.
+    pub(crate) async fn watch(&self, worker: usize, channels: Vec<Channel>) -> Watching {
+        let (watching, uncounted) = self.door.watch(worker, channels);
+        if !uncounted.is_empty() {
+            let channels: Arc<[Channel]> = uncounted.into();
+            self.ask(&self.workers, |reply| Order::Count { channels: channels.clone(), reply }).await;
+        }
+        watching
+    }
+
+    /// The streams that follow a channel, by user.
+    pub(crate) async fn census(&self, channel: &Channel) -> Census {
+        let mut all = Census::default();
+        let answers = self.ask(&self.workers, |reply| Order::Census { channel: channel.clone(), reply });
+        answers.await.into_iter().for_each(|census| all.merge(census));
+        all
     }
 
     /// A place for one more stream, on the worker that has the fewest, and an id for it.
@@ -173,6 +240,15 @@ impl WorkersHandle {
         // The last bits say which worker has it, so that looking it up asks no other.
         let id = u128::from_be_bytes(id) & !0xffff | number as u128 & 0xffff;
         (Seat::take(number, &self.workers[number].taken), ConnectionId(id))
+    }
+
+    /// Gives a durable subscription to a stream that gets a place on this worker, and ends the one that had it.
+    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize) -> Holding {
+        let (holding, before) = self.holders.take(user, name, worker);
+        if let Some(before) = before {
+            self.workers[before.worker].order(Order::Replace(before));
+        }
+        holding
     }
 
     /// Gives a stream to its worker.
@@ -258,6 +334,7 @@ impl WorkersHandle {
 
     /// Tells all workers to close their streams within a time.
     pub(crate) fn drain(&self, within: Duration) {
+        self.door.freeze();
         for worker in &self.workers {
             worker.order(Order::Drain { within });
         }
@@ -307,7 +384,7 @@ impl Drop for WorkersHandle {
 }
 
 impl Handle {
-    fn start(number: usize, hub: &Hub, config: &ServerConfig) -> io::Result<Handle> {
+    fn start(number: usize, hub: &Hub, config: &ServerConfig, door: &Arc<Doorkeeper>) -> io::Result<Handle> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let alarm = Arc::new(Alarm { waker, rung: AtomicBool::new(false), idle: AtomicBool::new(true) });
@@ -323,6 +400,7 @@ impl Handle {
             inbox,
             shard,
             conns: Vec::new(),
+            holdings: HashMap::new(),
             generation: 0,
             wheel: Wheel::new(),
             due: Vec::new(),
@@ -335,6 +413,8 @@ impl Handle {
             lifetime: config.limits.lifetime,
             retry: config.retry,
             counters: counters.clone(),
+            door: door.clone(),
+            watchers: Watchers::default(),
             draining: None,
             start: Instant::now(),
             tick: Tick(0),
@@ -356,6 +436,16 @@ impl Handle {
         // A worker that is gone takes no orders; what is in them is dropped, sockets are closed.
         if self.orders.send(order).is_ok() {
             self.alarm.ring();
+        }
+    }
+
+    /// What hands notices to this worker.
+    fn teller(&self) -> impl Fn(Vec<Arc<Notice>>) + Send + use<> {
+        let (orders, alarm) = (self.orders.clone(), self.alarm.clone());
+        move |notices| {
+            if orders.send(Order::Tell(notices)).is_ok() {
+                alarm.ring();
+            }
         }
     }
 }
@@ -400,6 +490,8 @@ struct Worker {
     shard: Shard,
     /// By the subscribers' slots.
     conns: Vec<Option<Conn>>,
+    /// The durable subscriptions of those streams that have one, by their slots.
+    holdings: HashMap<u32, Holding>,
     /// The newest connection's.
     generation: u32,
     wheel: Wheel,
@@ -410,6 +502,9 @@ struct Worker {
     lifetime: Duration,
     retry: Duration,
     counters: Arc<Counters>,
+    /// Is told who comes and goes.
+    door: Arc<Doorkeeper>,
+    watchers: Watchers,
     draining: Option<Draining>,
     start: Instant,
     /// The present moment, looked up once in a turn.
@@ -456,13 +551,15 @@ impl Worker {
             if orders == Orders::Stop {
                 return;
             }
+            let more_to_tell = self.tell_watchers();
             let more_records = self.shard.consume(RECORDS);
             let more_to_write = self.sweep();
             if passed {
                 self.pass_time();
             }
             self.alarm.idle.store(self.shard.is_empty(), Ordering::SeqCst);
-            busy = orders == Orders::More || more_records || more_to_write || self.shard.ready() > 0;
+            let more = more_to_tell || more_records || more_to_write || self.shard.ready() > 0;
+            busy = orders == Orders::More || more;
         }
     }
 
@@ -519,6 +616,21 @@ impl Worker {
                 Order::Follows { views, reply } => {
                     let _ = reply.send(self.shard.follows(&views));
                 }
+                Order::Census { channel, reply } => {
+                    let _ = reply.send(self.census(&channel));
+                }
+                Order::Count { channels, reply } => {
+                    self.count(&channels);
+                    let _ = reply.send(());
+                }
+                Order::Tell(notices) => self.take_notices(notices),
+                Order::Replace(held) => {
+                    // One that is not here yet sees it when it comes, one that is gone has no place.
+                    let key = held.place().map(|place| key_of(Token(place as usize)));
+                    if let Some((id, _)) = key.and_then(|key| found(&mut self.conns, key)) {
+                        self.end(id, CloseReason::Replaced);
+                    }
+                }
                 Order::Drain { within } => {
                     let all = ConnectionFilter::default();
                     let left = self.meant(&all);
@@ -534,7 +646,7 @@ impl Worker {
     }
 
     fn admit(&mut self, stream: NewStream, socket: std::net::TcpStream) {
-        let NewStream { opening, about, token } = stream;
+        let NewStream { opening, mut about, token, info, watching } = stream;
         let mut socket = TcpStream::from_std(socket);
         // Before the shard takes in what there is: from then on it is told what comes.
         self.alarm.idle.store(false, Ordering::SeqCst);
@@ -553,15 +665,28 @@ impl Worker {
         let lifetime = (lifetime > Duration::ZERO).then_some(lifetime);
         let mut deadlines = Deadlines::new(self.tick, &self.spans, lifetime, token, spread);
         deadlines.armed = self.wheel.arm(deadlines.next(&self.spans), key);
+        let mut replaced = false;
+        if let Some(holding) = about.holding.take() {
+            // In this order: who takes it over after the look finds the place.
+            holding.placed(token_of(key).0 as u64);
+            replaced = holding.is_replaced();
+            self.holdings.insert(id.0, holding);
+        }
         let slot = id.0 as usize;
         if slot >= self.conns.len() {
             self.conns.resize_with(slot + 1, || None);
         }
+        self.door.enter(self.number, about.permit.user(), info.as_ref(), self.shard.views(id), self.now);
         self.conns[slot] = Some(Conn::new(socket, self.generation, deadlines, self.now, about));
+        if let Some(watching) = watching {
+            self.watch(id, watching);
+        }
         more(&self.counters.connections, 1);
         more(&self.counters.since, self.now.0);
         if self.draining.is_some() {
             self.end(id, CloseReason::Drain);
+        } else if replaced {
+            self.end(id, CloseReason::Replaced);
         }
     }
 
@@ -573,7 +698,12 @@ impl Worker {
         if asked.len() + new > limit {
             return None;
         }
-        Some(self.shard.change(id, change.clone()))
+        let before: Vec<View> = self.shard.views(id).cloned().collect();
+        let from = self.shard.change(id, change.clone());
+        if let Some(Some(conn)) = self.conns.get(id.0 as usize) {
+            self.door.change(self.number, conn.permit.user(), &before, self.shard.views(id), self.now);
+        }
+        Some(from)
     }
 
     fn sweep(&mut self) -> bool {
@@ -596,6 +726,7 @@ impl Worker {
             self.look_after(key);
         }
         self.due = due;
+        self.catch_watchers_up();
         self.drain_some();
     }
 
@@ -649,7 +780,11 @@ impl Worker {
         if !conn.deadlines.end(self.tick, reason) {
             return false;
         }
-        let retry = (reason == CloseReason::Drain).then(|| spread(self.retry, DRAIN_RETRY));
+        let retry = match reason {
+            CloseReason::Drain => Some(spread(self.retry, DRAIN_RETRY)),
+            CloseReason::Replaced => Some(spread(self.retry, REPLACED_RETRY)),
+            _ => None,
+        };
         let farewell = if conn.hears_reasons() { reason.farewell() } else { Farewell::Silent };
         self.shard.finish(id, farewell, retry);
         self.arm(id);
@@ -662,7 +797,12 @@ impl Worker {
         if self.shard.is_blocked(id) {
             less(&self.counters.blocked, 1);
         }
+        self.unwatch(id);
+        self.door.leave(self.number, conn.permit.user(), self.shard.views(id), self.now);
         self.shard.unsubscribe(id);
+        if !self.holdings.is_empty() {
+            self.holdings.remove(&id.0);
+        }
         less(&self.counters.connections, 1);
         less(&self.counters.since, conn.since.0);
         more(&self.counters.closed[reason as usize], 1);

@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
-use tidings_wire::{Channel, Sequence};
+use tidings_wire::{Channel, Event, Key, Sequence};
 
+use super::list::List;
 use crate::log::{Caps, ChannelInfo, Retention};
 use crate::{Timestamp, View};
 
@@ -25,16 +26,18 @@ pub(super) struct Channels {
     /// When the oldest record of a channel is due, at the earliest. Each channel with a cap by age and a record is in
     /// here, once.
     due: BTreeSet<(Timestamp, Channel)>,
+    /// The channels that have ended, each with the record that ended it.
+    ended: HashMap<Channel, Sequence>,
     retention: Retention,
 }
 
 /// One channel.
 #[derive(Debug)]
 pub(super) struct ChannelState {
-    /// Its records, the oldest first, with the bytes of data of each.
-    pub(super) records: VecDeque<(Sequence, usize)>,
-    /// The bytes of data of all of them.
-    pub(super) bytes: u64,
+    /// Its records.
+    pub(super) records: List,
+    /// Those of them that have a key, the oldest first.
+    keys: HashMap<Key, VecDeque<Sequence>>,
     pub(super) caps: Caps,
     /// No record up to this one is in the channel any more.
     gone: Sequence,
@@ -48,19 +51,34 @@ pub(super) struct ChannelState {
 
 impl ChannelState {
     /// Whether the channel has not lost this record, which was published to it.
-    pub(super) fn holds(&self, sequence: Sequence) -> bool {
-        sequence > self.gone
+    pub(super) fn holds(&self, sequence: Sequence, event: &Event) -> bool {
+        // Only one with a key is ever taken from one of its channels without being its oldest.
+        sequence > self.gone && (event.key.is_none() || self.records.has(sequence))
     }
 
     /// Whether a cap by count or bytes is exceeded.
     pub(super) fn over(&self) -> bool {
-        self.caps.count.is_some_and(|cap| self.records.len() as u64 > cap)
-            || self.caps.bytes.is_some_and(|cap| self.bytes > cap)
+        self.caps.count.is_some_and(|cap| self.records.len() > cap)
+            || self.caps.bytes.is_some_and(|cap| self.records.bytes() > cap)
     }
 
-    /// The place in `records` of the first one after this one.
-    pub(super) fn first_after(&self, sequence: Sequence) -> usize {
-        self.records.partition_point(|(at, _)| *at <= sequence)
+    /// Its records with a key, the newest first.
+    pub(super) fn keyed(&self, key: &Key) -> impl Iterator<Item = Sequence> {
+        self.keys.get(key).into_iter().flatten().rev().copied()
+    }
+
+    /// Forgets the key of a record that goes.
+    fn forget_key(&mut self, key: Option<&Key>, sequence: Sequence) {
+        if let Some(key) = key
+            && let Some(records) = self.keys.get_mut(key)
+        {
+            if let Ok(at) = records.binary_search(&sequence) {
+                records.remove(at);
+            }
+            if records.is_empty() {
+                self.keys.remove(key);
+            }
+        }
     }
 }
 
@@ -72,6 +90,7 @@ impl Channels {
             empty: BTreeSet::new(),
             forgotten: Sequence::START,
             due: BTreeSet::new(),
+            ended: HashMap::new(),
             retention,
         }
     }
@@ -85,6 +104,28 @@ impl Channels {
         (self.by_name.len() - self.empty.len()) as u64
     }
 
+    /// The record that ended a channel.
+    pub(super) fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        self.ended.get(channel).copied()
+    }
+
+    /// Whether any channel has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
+
+    /// Says that a record, which was just added, is the last one of a channel.
+    pub(super) fn end(&mut self, channel: &Channel, sequence: Sequence) {
+        self.ended.insert(channel.clone(), sequence);
+    }
+
+    /// A channel that lost the record that ended it begins anew.
+    fn reopen(&mut self, channel: &Channel, lost: Sequence) {
+        if self.ended.get(channel) == Some(&lost) {
+            self.ended.remove(channel);
+        }
+    }
+
     /// Adds a record, the newest of all, to a channel.
     pub(super) fn push(
         &mut self,
@@ -92,11 +133,12 @@ impl Channels {
         sequence: Sequence,
         bytes: usize,
         time: Timestamp,
+        key: Option<&Key>,
     ) -> &ChannelState {
         if !self.by_name.contains_key(channel) {
             let state = ChannelState {
-                records: VecDeque::new(),
-                bytes: 0,
+                records: List::default(),
+                keys: HashMap::new(),
                 caps: self.retention.caps(channel),
                 gone: self.forgotten,
                 floor: self.forgotten,
@@ -117,42 +159,50 @@ impl Channels {
                 self.due.insert((time.plus(age), channel.clone()));
             }
         }
-        state.records.push_back((sequence, bytes));
-        state.bytes += bytes as u64;
+        state.records.push(sequence, bytes);
         state.newest = sequence;
+        if let Some(key) = key {
+            state.keys.entry(key.clone()).or_default().push_back(sequence);
+        }
         state
     }
 
-    /// Removes the oldest record of a channel. `lost`: its `ttl` was not over, so that who has not seen it misses it.
-    pub(super) fn pop(&mut self, channel: &Channel, lost: bool) -> Option<Sequence> {
-        let state = self.by_name.get_mut(channel)?;
-        let (sequence, bytes) = state.records.pop_front()?;
-        state.bytes -= bytes as u64;
+    /// Removes the oldest record of a channel, which has this key. `lost`: its `ttl` was not over, so that who has not
+    /// seen it misses it.
+    pub(super) fn pop(&mut self, channel: &Channel, key: Option<&Key>, lost: bool) {
+        let Some(state) = self.by_name.get_mut(channel) else { return };
+        let Some(sequence) = state.records.pop() else { return };
         state.gone = sequence;
         if lost {
             state.floor = sequence;
         }
-        if state.records.is_empty() {
+        state.forget_key(key, sequence);
+        let empty = state.records.is_empty();
+        self.reopen(channel, sequence);
+        if empty {
             self.emptied(channel);
         }
-        Some(sequence)
     }
 
-    /// Takes one record out of the middle of a channel, on purpose: nobody misses it.
-    pub(super) fn take_out(&mut self, channel: &Channel, sequence: Sequence) {
-        let Some(state) = self.by_name.get_mut(channel) else { return };
-        let Ok(at) = state.records.binary_search_by_key(&sequence, |(at, _)| *at) else { return };
-        if let Some((_, bytes)) = state.records.remove(at) {
-            state.bytes -= bytes as u64;
+    /// Takes one record, which has this key, out of the middle of a channel: nobody misses it. Says whether it was
+    /// there.
+    pub(super) fn take_out(&mut self, channel: &Channel, sequence: Sequence, key: Option<&Key>) -> bool {
+        let Some(state) = self.by_name.get_mut(channel) else { return false };
+        if !state.records.take_out(sequence) {
+            return false;
         }
-        if state.records.is_empty() {
+        state.forget_key(key, sequence);
+        let empty = state.records.is_empty();
+        self.reopen(channel, sequence);
+        if empty {
             self.emptied(channel);
         }
+        true
     }
 
     fn emptied(&mut self, channel: &Channel) {
         let Some(state) = self.by_name.get_mut(channel) else { return };
-        state.records.shrink_to_fit();
+        state.keys.shrink_to_fit();
         self.empty.insert((state.floor, channel.clone()));
         if self.empty.len() > REMEMBERED
             && let Some((floor, channel)) = self.empty.pop_first()
@@ -236,8 +286,8 @@ impl Channels {
             .map(|(channel, state)| ChannelInfo {
                 channel: channel.clone(),
                 newest: state.newest,
-                records: state.records.len() as u64,
-                bytes: state.bytes,
+                records: state.records.len(),
+                bytes: state.records.bytes(),
             })
             .collect()
     }

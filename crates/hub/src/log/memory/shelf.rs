@@ -4,10 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 use super::channels::{ChannelState, Channels};
-use crate::log::{Caps, Order, Page, ReadLimit, Record, Retention, Selection};
+use crate::log::{
+    Caps, LOOKED_BACK, NewRecord, Order, Page, ReadLimit, Record, Retention, Selection, takes_the_place,
+    too_late,
+};
 use crate::{Timestamp, View};
 
 /// How many records one read looks at, so that it doesn't keep appends waiting: a few milliseconds.
@@ -71,18 +74,40 @@ impl Shelf {
         self.bytes
     }
 
+    /// A channel of a batch that has ended, so that the batch can't be stored.
+    pub(super) fn ended_by_now(&self, batch: &[NewRecord]) -> Option<Channel> {
+        // Nearly always there is none, and then nobody has to look.
+        if !self.channels.has_ended() && !batch.iter().any(|record| record.event.end) {
+            return None;
+        }
+        too_late(batch, |channel| self.channels.ended(channel).is_some()).cloned()
+    }
+
     /// Adds a record, then removes what the caps by count and bytes don't allow any more.
     pub(super) fn push(&mut self, time: Timestamp, event: Arc<Event>) -> Sequence {
         let sequence = self.head.next();
         self.head = sequence;
         let bytes = event.data.as_str().len();
         let targets = event.to.clone();
+        let end = event.end;
+        let keyed = event.key.is_some().then(|| event.clone());
+        let key = keyed.as_ref().and_then(|event| event.key.as_ref());
         let holders = u32::try_from(targets.channels().len()).unwrap_or(u32::MAX);
         self.slots.push_back(Slot { sequence, time, holders, event: Some(event) });
         self.records += 1;
         self.bytes += bytes as u64;
         for channel in targets.channels() {
-            let mut over = self.channels.push(channel, sequence, bytes, time).over();
+            let state = self.channels.push(channel, sequence, bytes, time, key);
+            let mut over = state.over();
+            if let Some(event) = &keyed
+                && state.caps.state_only
+            {
+                self.drop_old_states(channel, event, time);
+                over = self.channels.get(channel).is_some_and(ChannelState::over);
+            }
+            if end {
+                self.channels.end(channel, sequence);
+            }
             while over {
                 self.drop_oldest_of(channel, time);
                 over = self.channels.get(channel).is_some_and(ChannelState::over);
@@ -103,8 +128,8 @@ impl Shelf {
         while let Some(channel) = self.channels.next_due(now) {
             while let Some(state) = self.channels.get(&channel)
                 && let Some(age) = state.caps.age
-                && let Some((oldest, _)) = state.records.front()
-                && let Some(slot) = self.slot(*oldest)
+                && let Some(oldest) = state.records.oldest()
+                && let Some(slot) = self.slot(oldest)
             {
                 let time = slot.time;
                 if time.plus(age) > now {
@@ -126,8 +151,8 @@ impl Shelf {
     /// Removes all records of a channel. `None` if it has none; else how many there were and the newest of them.
     pub(super) fn purge(&mut self, channel: &Channel) -> Option<(u64, Sequence)> {
         let state = self.channels.get(channel)?;
-        let (through, _) = *state.records.back()?;
-        let records = state.records.len() as u64;
+        let through = state.records.newest()?;
+        let records = state.records.len();
         // An operator's purge has no time of its own: what expired in between counts as lost.
         while self.drop_oldest_of(channel, Timestamp::default()) {}
         Some((records, through))
@@ -138,29 +163,55 @@ impl Shelf {
         let Some(slot) = self.slot(sequence) else { return false };
         let Some(event) = slot.event.clone() else { return false };
         for channel in event.to.channels() {
-            self.channels.take_out(channel, sequence);
+            self.channels.take_out(channel, sequence, event.key.as_ref());
         }
         self.empty(sequence);
         true
     }
 
+    /// Removes from a channel that keeps only states what the newest one takes the place of.
+    fn drop_old_states(&mut self, channel: &Channel, new: &Event, time: Timestamp) {
+        let (Some(state), Some(key)) = (self.channels.get(channel), &new.key) else { return };
+        let old: Vec<Sequence> = state
+            .keyed(key)
+            .skip(1)
+            .take(LOOKED_BACK)
+            .filter(|sequence| {
+                self.slot(*sequence)
+                    .and_then(|slot| Some((slot.event.as_deref()?, slot.time)))
+                    .is_some_and(|old| takes_the_place((new, time), old))
+            })
+            .collect();
+        for sequence in old {
+            if self.channels.take_out(channel, sequence, Some(key)) {
+                self.let_go(sequence);
+            }
+        }
+    }
+
     /// Removes the oldest record of a channel from it.
     fn drop_oldest_of(&mut self, channel: &Channel, now: Timestamp) -> bool {
-        let Some((oldest, _)) = self.channels.get(channel).and_then(|state| state.records.front()).copied()
-        else {
+        let Some(oldest) = self.channels.get(channel).and_then(|state| state.records.oldest()) else {
             return false;
         };
-        let lost = self.slot(oldest).is_some_and(|slot| !slot.expired(now));
-        self.channels.pop(channel, lost);
-        if let Some(at) = self.place(oldest)
+        let slot = self.slot(oldest);
+        let lost = slot.is_some_and(|slot| !slot.expired(now));
+        let key = slot.and_then(|slot| slot.event.as_ref()?.key.clone());
+        self.channels.pop(channel, key.as_ref(), lost);
+        self.let_go(oldest);
+        true
+    }
+
+    /// One channel less has a record. Without any it is removed.
+    fn let_go(&mut self, sequence: Sequence) {
+        if let Some(at) = self.place(sequence)
             && let Some(slot) = self.slots.get_mut(at)
         {
             slot.holders -= 1;
             if slot.holders == 0 {
-                self.empty(oldest);
+                self.empty(sequence);
             }
         }
-        true
     }
 
     /// Removes the oldest record of all.
@@ -170,8 +221,8 @@ impl Shelf {
         if let Some(event) = slot.event.clone() {
             let lost = !slot.expired(now);
             for channel in event.to.channels() {
-                if self.channels.get(channel).is_some_and(|state| state.holds(sequence)) {
-                    self.channels.pop(channel, lost);
+                if self.channels.get(channel).is_some_and(|state| state.holds(sequence, &event)) {
+                    self.channels.pop(channel, event.key.as_ref(), lost);
                 }
             }
         }
@@ -306,28 +357,25 @@ impl Shelf {
     ) -> bool {
         let mut lists: Vec<_> = channels
             .iter()
-            .filter_map(|(channel, after)| {
-                let state = self.channels.get(channel)?;
-                let (from, to) = (state.first_after(*after), state.first_after(through));
-                Some(state.records.range(from..to.max(from)))
-            })
+            .filter_map(|(channel, after)| Some(self.channels.get(channel)?.records.range(*after, through)))
             .collect();
         // The smallest key comes out first; the newest record has to have the smallest for the other order.
         let key = |sequence: Sequence| match order {
             Order::Oldest => sequence.0,
             Order::Newest => u64::MAX - sequence.0,
         };
-        let next = |lists: &mut [std::collections::vec_deque::Iter<'_, (Sequence, usize)>], list: usize| {
-            let entry = match order {
-                Order::Oldest => lists[list].next(),
-                Order::Newest => lists[list].next_back(),
+        let next = |list: &mut dyn DoubleEndedIterator<Item = Sequence>, at: usize| {
+            let sequence = match order {
+                Order::Oldest => list.next(),
+                Order::Newest => list.next_back(),
             };
-            entry.map(|(sequence, _)| Reverse((key(*sequence), *sequence, list)))
+            sequence.map(|sequence| Reverse((key(sequence), sequence, at)))
         };
-        let mut heap: BinaryHeap<_> = (0..lists.len()).filter_map(|list| next(&mut lists, list)).collect();
+        let mut heap: BinaryHeap<_> =
+            lists.iter_mut().enumerate().filter_map(|(at, list)| next(list, at)).collect();
         let mut before = None;
-        while let Some(Reverse((_, sequence, list))) = heap.pop() {
-            heap.extend(next(&mut lists, list));
+        while let Some(Reverse((_, sequence, at))) = heap.pop() {
+            heap.extend(next(&mut lists[at], at));
             if before.replace(sequence) == Some(sequence) {
                 continue;
             }
@@ -358,7 +406,7 @@ impl Shelf {
                     selections
                         .iter()
                         .any(|selection| slot.sequence > selection.after && selection.view.shows(channel))
-                        && self.channels.get(channel).is_some_and(|state| state.holds(slot.sequence))
+                        && self.channels.get(channel).is_some_and(|state| state.holds(slot.sequence, event))
                 })
             })
         };
@@ -369,20 +417,36 @@ impl Shelf {
         }
     }
 
+    /// The newest records of a channel with a key.
+    pub(super) fn keyed(
+        &self,
+        epoch: Epoch,
+        channel: &Channel,
+        key: &Key,
+        after: Sequence,
+        limit: usize,
+    ) -> Vec<Record> {
+        let Some(state) = self.channels.get(channel) else { return Vec::new() };
+        state
+            .keyed(key)
+            .take_while(|sequence| *sequence > after)
+            .take(limit)
+            .filter_map(|sequence| {
+                let slot = self.slot(sequence)?;
+                let position = Position { epoch, sequence };
+                Some(Record { position, time: slot.time, event: slot.event.clone()? })
+            })
+            .collect()
+    }
+
     /// From where on to read for the newest `count` records of each channel that the views show.
     pub(super) fn newest(&self, views: &[View], count: usize, through: Sequence) -> Vec<Selection> {
         let mut found: BTreeMap<&Channel, Sequence> = BTreeMap::new();
         for channel in views.iter().flat_map(|view| self.channels.shown_by(view)) {
-            let Some(state) = self.channels.get(channel) else { continue };
-            let to = state.first_after(through);
-            if to == 0 {
-                continue;
+            let state = self.channels.get(channel);
+            if let Some(after) = state.and_then(|state| state.records.before_newest(count, through)) {
+                found.insert(channel, after);
             }
-            let after = match to.saturating_sub(count) {
-                from if from == to => state.records[to - 1].0,
-                from => Sequence(state.records[from].0.0 - 1),
-            };
-            found.insert(channel, after);
         }
         found
             .into_iter()

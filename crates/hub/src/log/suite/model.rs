@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidings_wire::{Channel, Epoch, Event, Position, Sequence};
+use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 use crate::log::{
-    Caps, ChannelInfo, NewRecord, Order, ReadLimit, Record, Removal, Retention, Selection, TailItem,
+    Caps, ChannelInfo, LOOKED_BACK, NewRecord, Order, ReadLimit, Record, Removal, Retention, Selection,
+    TailItem,
 };
 use crate::{Timestamp, View};
 
@@ -34,8 +35,18 @@ impl Model {
         Position { epoch: self.epoch, sequence: Sequence(self.entries.len() as u64) }
     }
 
-    /// What tails are to see.
-    pub(super) fn append(&mut self, batch: &[NewRecord]) -> Vec<TailItem> {
+    /// What tails are to see. A channel that has ended, if the batch is to be refused for it.
+    pub(super) fn append(&mut self, batch: &[NewRecord]) -> Result<Vec<TailItem>, Channel> {
+        for (at, record) in batch.iter().enumerate() {
+            for channel in record.event.to.channels() {
+                let ends = |before: &NewRecord| {
+                    before.event.end && before.event.store && before.event.to.channels().contains(channel)
+                };
+                if self.ended(channel).is_some() || batch[..at].iter().any(ends) {
+                    return Err(channel.clone());
+                }
+            }
+        }
         let mut items = Vec::new();
         for NewRecord { time, event } in batch {
             let mut record = Record { position: self.head(), time: *time, event: event.clone() };
@@ -46,13 +57,55 @@ impl Model {
                     held: event.to.channels().to_vec(),
                     bytes: event.data.as_str().len() as u64,
                 });
+                self.drop_old_states(event, *time);
                 self.enforce_caps(event, *time);
                 items.push(TailItem::Stored(record));
             } else {
                 items.push(TailItem::Ephemeral(record));
             }
         }
-        items
+        Ok(items)
+    }
+
+    pub(super) fn ended(&self, channel: &Channel) -> Option<Sequence> {
+        let end = self.entries.iter().find(|entry| entry.record.event.end && entry.held.contains(channel))?;
+        Some(end.record.position.sequence)
+    }
+
+    /// The newest records of a channel with a key, the newest first.
+    pub(super) fn keyed(&self, channel: &Channel, key: &Key) -> impl Iterator<Item = &Record> {
+        let has = move |entry: &&Entry| {
+            entry.held.contains(channel) && entry.record.event.key.as_ref() == Some(key)
+        };
+        self.entries.iter().rev().filter(has).map(|entry| &entry.record)
+    }
+
+    fn drop_old_states(&mut self, new: &Event, time: Timestamp) {
+        let Some(key) = &new.key else { return };
+        let over =
+            |event: &Event, time: Timestamp| event.ttl.map_or(u64::MAX, |ttl| time.0 + u64::from(ttl) * 1000);
+        let sorted = |event: &Event| {
+            let mut targets = event.to.channels().to_vec();
+            targets.sort();
+            targets
+        };
+        for channel in new.to.channels() {
+            if !self.retention.caps(channel).state_only || !new.exclude.is_empty() {
+                continue;
+            }
+            let old: Vec<Sequence> = self
+                .keyed(channel, key)
+                .skip(1)
+                .take(LOOKED_BACK)
+                .filter(|old| sorted(&old.event) == sorted(new))
+                .filter(|old| over(new, time) >= over(&old.event, old.time))
+                .map(|old| old.position.sequence)
+                .collect();
+            for entry in self.entries.iter_mut().filter(|entry| old.contains(&entry.record.position.sequence))
+            {
+                entry.held.retain(|held| held != channel);
+            }
+        }
     }
 
     fn enforce_caps(&mut self, event: &Arc<Event>, now: Timestamp) {

@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use tidings_wire::{Epoch, Position, Sequence};
+use tidings_wire::{ConnectionId, Epoch, Key, Position, Sequence};
 
 use super::model::Model;
 use super::{Logs, at, channel, event, read_all, view, wait};
-use crate::log::{Caps, Located, Log, NewRecord, Order, ReadLimit, Retention, Selection, Tail, TailItem};
+use crate::log::{
+    AppendError, Caps, Located, Log, NewRecord, Order, ReadLimit, Record, Retention, Selection, Tail,
+    TailItem,
+};
 use crate::{Timestamp, View};
 
 const CHANNELS: [&str; 6] = ["a", "a/x", "a/y", "b", "$all", "$user/7"];
 const VIEWS: [&str; 10] = ["a", "a/x", "b", "$all", "$user/7", "*", "**", "a/*", "$user/*", "nothing"];
+/// How many keys there are.
+const KEYS: usize = 3;
 /// How many tails follow at once.
 const TAILS: usize = 4;
 
@@ -39,6 +44,12 @@ enum Step {
         count: usize,
         through: u64,
     },
+    Keyed {
+        channel: usize,
+        key: usize,
+        after: u64,
+        limit: usize,
+    },
     Tail(u64),
     Drain,
     Reopen,
@@ -51,15 +62,30 @@ struct Fresh {
     size: usize,
     ttl: Option<u32>,
     store: bool,
+    key: Option<usize>,
+    end: bool,
+    excludes: bool,
 }
 
 fn fresh() -> impl Strategy<Value = Fresh> {
     let targets = prop_oneof![
         5 => prop::collection::vec(0..CHANNELS.len(), 1..2),
         2 => prop::collection::vec(0..CHANNELS.len(), 2..5),
+        // Often enough the same ones for one state to take the place of another.
+        2 => prop::sample::select(vec![vec![1, 3], vec![3, 1], vec![0, 1, 2]]),
     ];
-    (targets, 0..40_usize, prop::option::weighted(0.2, 0..6_u32), prop::bool::weighted(0.9))
-        .prop_map(|(targets, size, ttl, store)| Fresh { targets, size, ttl, store })
+    let said = (0..40_usize, prop::option::weighted(0.2, 0..6_u32), prop::bool::weighted(0.9));
+    let chosen_by =
+        (prop::option::weighted(0.5, 0..KEYS), prop::bool::weighted(0.02), prop::bool::weighted(0.1));
+    (targets, said, chosen_by).prop_map(|(targets, (size, ttl, store), (key, end, excludes))| Fresh {
+        targets,
+        size,
+        ttl,
+        store,
+        key,
+        end,
+        excludes,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -68,7 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => prop::collection::vec(fresh(), 1..5).prop_map(Step::Append),
         3 => (0..4000_u64).prop_map(Step::Wait),
         3 => Just(Step::Retain),
-        1 => (0..CHANNELS.len()).prop_map(Step::Purge),
+        2 => (0..CHANNELS.len()).prop_map(Step::Purge),
         1 => (0..20_u64).prop_map(Step::Delete),
         6 => (selections, any::<bool>(), 0..30_u64, 1..8_usize, 1..100_usize).prop_map(
             |(selections, newest, through, records, bytes)| Step::Read {
@@ -77,6 +103,8 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         2 => (prop::collection::vec(0..VIEWS.len(), 0..4), 0..4_usize, 0..10_u64)
             .prop_map(|(views, count, through)| Step::Newest { views, count, through }),
+        3 => (0..CHANNELS.len(), 0..KEYS, 0..20_u64, 0..4_usize)
+            .prop_map(|(channel, key, after, limit)| Step::Keyed { channel, key, after, limit }),
         1 => (0..20_u64).prop_map(Step::Tail),
         1 => Just(Step::Drain),
         1 => Just(Step::Reopen),
@@ -87,7 +115,13 @@ fn caps() -> impl Strategy<Value = Caps> {
     let age = prop::option::weighted(0.3, (500..6000_u64).prop_map(Duration::from_millis));
     let count = prop::option::weighted(0.3, 0..12_u64);
     let bytes = prop::option::weighted(0.3, 0..200_u64);
-    (age, count, bytes).prop_map(|(age, count, bytes)| Caps { age, count, bytes, state_only: false })
+    let state_only = prop::bool::weighted(0.4);
+    (age, count, bytes, state_only).prop_map(|(age, count, bytes, state_only)| Caps {
+        age,
+        count,
+        bytes,
+        state_only,
+    })
 }
 
 fn retention() -> impl Strategy<Value = Retention> {
@@ -150,7 +184,13 @@ impl<'a, L: Logs> Run<'a, L> {
         match step {
             Step::Append(batch) => {
                 let batch: Vec<NewRecord> = batch.iter().map(|fresh| self.record(fresh)).collect();
-                let items = self.model.append(&batch);
+                let items = match self.model.append(&batch) {
+                    Ok(items) => items,
+                    Err(ended) => {
+                        prop_assert_eq!(wait(self.log().append(batch)), Err(AppendError::Ended(ended)));
+                        return Ok(());
+                    }
+                };
                 let positions = wait(self.log().append(batch)).expect("it is stored");
                 let expected: Vec<Position> = items
                     .iter()
@@ -200,6 +240,14 @@ impl<'a, L: Logs> Run<'a, L> {
                 let found = self.log().newest(&views, count, through).expect("it can be read");
                 prop_assert_eq!(found, self.model.newest(&views, count, through));
             }
+            Step::Keyed { channel: at, key, after, limit } => {
+                let (channel, key, after) = (channel(CHANNELS[at]), self.key(key), self.behind(after));
+                let found = self.log().keyed(&channel, &key, after, limit).expect("it can be read");
+                let newer = |record: &&Record| record.position.sequence > after;
+                let expected: Vec<Record> =
+                    self.model.keyed(&channel, &key).take_while(newer).take(limit).cloned().collect();
+                prop_assert_eq!(found, expected);
+            }
             Step::Tail(behind) => {
                 let after = self.behind(behind);
                 let tail = self.log().tail(after).expect("it can be read");
@@ -225,7 +273,14 @@ impl<'a, L: Logs> Run<'a, L> {
         let mut event = event(&targets, &"x".repeat(fresh.size));
         event.ttl = fresh.ttl;
         event.store = fresh.store;
+        event.key = fresh.key.map(|key| self.key(key));
+        event.end = fresh.end;
+        event.exclude.connection = fresh.excludes.then_some(ConnectionId(1));
         at(self.now, event)
+    }
+
+    fn key(&self, key: usize) -> Key {
+        format!("key {key}").parse().expect("a good key")
     }
 
     fn behind(&self, count: u64) -> Sequence {
@@ -277,6 +332,9 @@ impl<'a, L: Logs> Run<'a, L> {
                 "floor of {}",
                 text
             );
+        }
+        for channel in CHANNELS.map(channel) {
+            prop_assert_eq!(self.log().ended(&channel), self.model.ended(&channel), "end of {:?}", channel);
         }
         let ahead = Position { sequence: head.sequence.next(), ..head };
         prop_assert_eq!(self.log().locate(head), Located::Here(head.sequence));

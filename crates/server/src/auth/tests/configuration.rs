@@ -146,12 +146,14 @@ async fn tokens_that_are_made_here_are_good_here() {
             user: Some("7".parse().unwrap()),
             grants: templates(&["orders/{sub}/*"], &["$user/8"]),
             admin: true,
+            info: json!({"name": "Ann"}).as_object().cloned(),
             ttl: Duration::from_millis(1500),
         };
         let token = new.sign(&key, "rights", NOW).unwrap();
         let config = AccessConfig { keys: vec![key], claim: "rights".to_owned(), ..AccessConfig::default() };
         let identity = identify(&access(config), token.expose()).await.unwrap();
         assert_eq!(identity.user, new.user);
+        assert_eq!(identity.info.as_ref().unwrap().get(), "{\"name\":\"Ann\"}");
         assert!(
             identity.admin && may_subscribe(&identity, "orders/7/1") && may_publish(&identity, "$user/8")
         );

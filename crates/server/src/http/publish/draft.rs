@@ -5,6 +5,7 @@ use tidings_wire::{
     Exclude, Key, Number, TagValue, Tags, Targets, UserId,
 };
 
+use super::once::{BadIdempotencyKey, IdempotencyKey};
 use crate::json::{BadJson, Reader};
 use crate::{Problem, ServerConfig};
 
@@ -12,9 +13,16 @@ use crate::{Problem, ServerConfig};
 #[derive(Debug)]
 pub(super) enum Publication {
     /// A JSON object, or a raw body.
-    One(Event),
+    One(Keyed),
     /// A JSON array.
     Many(Vec<Event>),
+}
+
+/// An event, and the idempotency key that it was sent with.
+#[derive(Debug)]
+pub(super) struct Keyed {
+    pub(super) event: Event,
+    pub(super) once: Option<IdempotencyKey>,
 }
 
 /// Why what was sent is no event.
@@ -45,6 +53,14 @@ pub(super) enum BadEvent {
     Type(#[from] BadEventType),
     #[error("\"exclude_connection\": {0}")]
     Connection(#[from] BadConnectionId),
+    #[error("\"idempotency_key\": {0}")]
+    Once(#[from] BadIdempotencyKey),
+    #[error("\"idempotency_key\" is given twice, with different values")]
+    TwoKeys,
+    #[error(
+        "an array is stored whole, so that an event of it has no key: send \"idempotency_key\" of all as the header \"Idempotency-Key\""
+    )]
+    KeyInArray,
     #[error("{0}")]
     Targets(#[from] BadTargets),
     #[error("an event needs \"data\", unless it has \"end\": true")]
@@ -100,7 +116,10 @@ pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publicat
             if events.len() >= config.limits.batch {
                 return Err(BadEvent::TooMany { max: config.limits.batch });
             }
-            let event = event(reader, config);
+            let event = event(reader, config).and_then(|keyed| match keyed.once {
+                None => Ok(keyed.event),
+                Some(_) => Err(BadEvent::KeyInArray),
+            });
             let index = events.len() + 1;
             events.push(event.map_err(|bad| BadEvent::InArray { index, bad: Box::new(bad) })?);
             Ok(())
@@ -114,7 +133,7 @@ pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publicat
 }
 
 /// Reads a line of NDJSON: one object.
-pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Event, BadEvent> {
+pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Keyed, BadEvent> {
     let read = || {
         let mut reader = Reader::new(line)?;
         let event = event(&mut reader, config)?;
@@ -128,7 +147,7 @@ pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Event, BadEvent
 }
 
 /// Reads an event as a JSON object.
-fn event(reader: &mut Reader<'_>, config: &ServerConfig) -> Result<Event, BadEvent> {
+fn event(reader: &mut Reader<'_>, config: &ServerConfig) -> Result<Keyed, BadEvent> {
     let mut draft = Draft::new(config);
     reader.object(|reader, field| draft.read(field, reader))?;
     draft.event()
@@ -150,6 +169,7 @@ pub(super) struct Draft<'a> {
     key: Option<Key>,
     tags: Tags,
     end: bool,
+    once: Option<IdempotencyKey>,
 }
 
 impl<'a> Draft<'a> {
@@ -167,6 +187,7 @@ impl<'a> Draft<'a> {
             key: None,
             tags: Tags::default(),
             end: false,
+            once: None,
         }
     }
 
@@ -203,6 +224,7 @@ impl<'a> Draft<'a> {
             "key" => self.key = Some(reader.string()?.parse()?),
             "tags" => self.tags = tags(reader)?,
             "end" => self.end = reader.boolean()?,
+            "idempotency_key" => self.once = Some(reader.string()?.parse()?),
             "exclude_user" => self.exclude.user = Some(name("exclude_user", &reader.string()?)?),
             "exclude_client" => self.exclude.client = Some(name("exclude_client", &reader.string()?)?),
             "exclude_connection" => self.exclude.connection = Some(reader.string()?.parse()?),
@@ -236,6 +258,13 @@ impl<'a> Draft<'a> {
             "exclude_connection" => self.exclude.connection = Some(value.parse()?),
             "key" => self.key = Some(value.parse()?),
             "end" => self.end = switch("end", value)?,
+            "idempotency_key" => {
+                let key = value.parse()?;
+                if self.once.as_ref().is_some_and(|other| *other != key) {
+                    return Err(BadEvent::TwoKeys);
+                }
+                self.once = Some(key);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -252,7 +281,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The event, if everything that it needs was said.
-    pub(super) fn event(self) -> Result<Event, BadEvent> {
+    pub(super) fn event(self) -> Result<Keyed, BadEvent> {
         let to = match self.first {
             Some(only) if self.more.is_empty() => Targets::from(only),
             first => Targets::new(first.into_iter().chain(self.more))?,
@@ -265,7 +294,7 @@ impl<'a> Draft<'a> {
         if self.end && !self.store {
             return Err(BadEvent::EndNotKept);
         }
-        Ok(Event {
+        let event = Event {
             to,
             event: self.event,
             data,
@@ -276,7 +305,8 @@ impl<'a> Draft<'a> {
             key: self.key,
             tags: self.tags,
             end: self.end,
-        })
+        };
+        Ok(Keyed { event, once: self.once })
     }
 
     fn channel(&mut self, channel: &str) -> Result<(), BadEvent> {
@@ -373,7 +403,7 @@ mod tests {
 
     fn one(body: &str) -> Result<Event, BadEvent> {
         match publication(body.as_bytes(), &ServerConfig::default())? {
-            Publication::One(event) => Ok(event),
+            Publication::One(keyed) => Ok(keyed.event),
             Publication::Many(events) => panic!("an array: {events:?}"),
         }
     }
@@ -406,6 +436,24 @@ mod tests {
         assert_eq!(data(r#""""#), Data::Text("".into()));
         assert_eq!(data("null"), Data::Json("null".into()));
         assert_eq!(data("[ 1e400 , -0 ]"), Data::Json("[1e400,-0]".into()));
+    }
+
+    #[test]
+    fn keys_tags_and_ends_are_read() {
+        let event = one(
+            r#"{"channel":"a","key":"EUR/USD","tags":{"open":true,"bank":"ecb","price":1.50},"end":true}"#,
+        )
+        .unwrap();
+        assert_eq!(event.key, "EUR/USD".parse().ok());
+        let number = TagValue::Number(Number::new(1.5).unwrap());
+        let tags =
+            [("bank", TagValue::Text("ecb".into())), ("open", TagValue::Bool(true)), ("price", number)];
+        assert!(event.tags.iter().eq(tags.iter().map(|(name, value)| (*name, value))));
+        assert!(event.end && event.store);
+        assert_eq!(event.data, Data::Nothing);
+        let plain = one(r#"{"channel":"a","data":1,"tags":{},"end":false}"#).unwrap();
+        assert_eq!((plain.key, plain.end), (None, false));
+        assert!(plain.tags.is_empty());
     }
 
     #[test]
@@ -448,10 +496,12 @@ mod tests {
             (r#"{"channel":"a","data":1,"ttl":4294967296}"#, 400, "\"ttl\""),
             (r#"{"channel":"a","data":1,"store":1}"#, 400, "true or false"),
             (r#"{"channel":"a","data":1,"exclude_connection":"x"}"#, 400, "32 hexadecimal"),
-            (r#"{"channel":"a","data":1,"key":"k"}"#, 501, "\"key\""),
-            (r#"{"channel":"a","data":1,"tags":{}}"#, 501, "\"tags\""),
-            (r#"{"channel":"a","data":1,"end":true}"#, 501, "\"end\""),
-            (r#"{"channel":"a","data":1,"idempotency_key":"k"}"#, 501, "\"idempotency_key\""),
+            (r#"{"channel":"a","data":1,"key":""}"#, 400, "\"key\""),
+            (r#"{"channel":"a","data":1,"tags":{"a":null}}"#, 400, "the tag \"a\""),
+            (r#"{"channel":"a","data":1,"end":true,"store":false}"#, 400, "\"store\""),
+            (r#"{"channel":"a","data":1,"idempotency_key":""}"#, 400, "1 to 256 bytes"),
+            (r#"{"channel":"a","data":1,"idempotency_key":7}"#, 400, "a string"),
+            (r#"[{"channel":"a","data":1,"idempotency_key":"k"}]"#, 400, "Idempotency-Key"),
             (&format!(r#"{{"channels":{},"data":1}}"#, targets(101)), 400, "100 targets"),
             (&format!(r#"{{"channels":{},"user":"7","data":1}}"#, targets(100)), 400, "100 targets"),
             (&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat((1 << 20) + 1)), 413, "1048577"),
@@ -469,7 +519,7 @@ mod tests {
     fn an_array_is_read_whole_or_refused_with_the_place() {
         let many = |body: &str| match publication(body.as_bytes(), &ServerConfig::default()) {
             Ok(Publication::Many(events)) => Ok(events.len()),
-            Ok(Publication::One(event)) => panic!("one: {event:?}"),
+            Ok(Publication::One(keyed)) => panic!("one: {keyed:?}"),
             Err(bad) => Err(Problem::from(bad)),
         };
         let events = |n: usize| format!("[{}]", vec![r#"{"channel":"a","data":1}"#; n].join(","));
@@ -497,17 +547,26 @@ mod tests {
             ("exclude_user", "8"),
             ("exclude_client", "tab"),
             ("exclude_connection", "0000000000000000000000000000feed"),
+            ("idempotency_key", "k"),
+            ("idempotency_key", "k"),
         ] {
             assert!(draft.parameter(field, value).unwrap(), "{field}");
         }
         assert!(!draft.parameter("receivers", "1").unwrap());
-        for (field, value) in
-            [("store", "2"), ("ttl", "-1"), ("ttl", "0"), ("retry", ""), ("key", "k"), ("event", "")]
-        {
+        for (field, value) in [
+            ("store", "2"),
+            ("ttl", "-1"),
+            ("ttl", "0"),
+            ("retry", ""),
+            ("key", ""),
+            ("event", ""),
+            ("idempotency_key", "l"),
+        ] {
             assert!(draft.parameter(field, value).is_err(), "{field}={value}");
         }
         draft.data("x".into()).unwrap();
-        let event = draft.event().unwrap();
+        let Keyed { event, once } = draft.event().unwrap();
+        assert_eq!(once, "k".parse().ok());
         assert_eq!(channels(&event), ["a", "b", "$user/7", "$all"]);
         assert_eq!((event.retry, event.ttl, event.store), (Some(300_000), Some(60), false));
     }

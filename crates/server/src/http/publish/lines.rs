@@ -16,13 +16,16 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
+use tidings_hub::log::AppendError;
 use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::Event;
 use tokio::sync::mpsc;
 
-use super::{authorise, draft, not_published, put_published};
+use super::draft::{self, Keyed};
+use super::{authorise, not_published, put_published};
 use crate::auth::{Identity, invalid_token};
 use crate::http::body::{Pieces, too_large};
+use crate::http::log::unavailable;
 use crate::{App, Problem};
 
 /// How many lines go into the log together, if so many have arrived at once.
@@ -48,9 +51,12 @@ pub(super) fn publish(
         oversize: false,
         number: 0,
         events: Vec::new(),
+        group: Vec::new(),
+        lines: 0,
     };
     tokio::spawn(lines.run(body, first));
-    let mut response = Response::new(Body::new(Answering { app, queue, current: None }));
+    let mut response =
+        Response::new(Body::new(Answering { app, queue, group: Vec::new().into_iter(), current: None }));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
@@ -67,14 +73,18 @@ enum Answer {
 
 /// The sending end of the queue. Once the client is gone, or takes no answers, nothing more is said.
 struct Answers {
-    queue: mpsc::Sender<Answer>,
+    queue: mpsc::Sender<Vec<Answer>>,
     patience: Duration,
 }
 
 impl Answers {
     /// `false` when nobody listens any more.
     async fn say(&self, answer: Answer) -> bool {
-        self.queue.send_timeout(answer, self.patience).await.is_ok()
+        self.say_all(vec![answer]).await
+    }
+
+    async fn say_all(&self, answers: Vec<Answer>) -> bool {
+        self.queue.send_timeout(answers, self.patience).await.is_ok()
     }
 }
 
@@ -91,6 +101,10 @@ struct Lines {
     number: u64,
     /// Lines that were read and go into the log together.
     events: Vec<Event>,
+    /// What is on its way into the log and not in the queue yet: a line with a key of its own ends a batch and is one.
+    group: Vec<Answer>,
+    /// How many lines these are.
+    lines: usize,
 }
 
 impl Lines {
@@ -131,7 +145,7 @@ impl Lines {
         self.identity.expires.is_some_and(|end| end <= Timestamp::now())
     }
 
-    async fn next(&self, body: &mut Pieces) -> Result<Option<Bytes>, Problem> {
+    async fn next(&mut self, body: &mut Pieces) -> Result<Option<Bytes>, Problem> {
         tokio::select! {
             biased;
             piece = body.next() => piece,
@@ -185,12 +199,22 @@ impl Lines {
         if line.trim_ascii().is_empty() {
             return true;
         }
-        let event = draft::line(line, &self.app.config).map_err(Problem::from);
-        let event = event.and_then(|event| authorise(&self.identity, &event).map(|()| event));
-        match event {
-            Ok(event) => {
-                self.events.push(event);
-                self.events.len() < LINES_AT_ONCE || self.flush().await
+        let keyed = draft::line(line, &self.app.config).map_err(Problem::from);
+        let keyed = keyed.and_then(|keyed| authorise(&self.identity, &keyed.event).map(|()| keyed));
+        match keyed {
+            Ok(Keyed { event, once }) => {
+                match once {
+                    None => self.events.push(event),
+                    Some(key) => {
+                        self.publish_batch();
+                        let now = Timestamp::now();
+                        let once = key.once(&self.identity, std::slice::from_ref(&event), now);
+                        let publishing = self.app.hub.publish_once(vec![event], once, now);
+                        self.group.push(Answer::Publishing(1, Box::pin(publishing)));
+                    }
+                }
+                self.lines += 1;
+                self.lines < LINES_AT_ONCE || self.flush().await
             }
             Err(problem) => self.refuse(problem.at(format!("line {number}"))).await,
         }
@@ -200,30 +224,54 @@ impl Lines {
         self.flush().await && self.answers.say(Answer::Refused(problem)).await
     }
 
-    /// Puts the lines that were read on their way into the log.
-    async fn flush(&mut self) -> bool {
+    /// Puts the lines that were read and have no key on their way into the log.
+    fn publish_batch(&mut self) {
         if self.events.is_empty() {
-            return true;
+            return;
         }
         let events = mem::take(&mut self.events);
-        let count = events.len();
-        let publishing = self.app.hub.publish_batch(events);
-        self.answers.say(Answer::Publishing(count, Box::pin(publishing))).await
+        let hub = &self.app.hub;
+        let is_ended = |event: &Event| event.to.channels().iter().any(|to| hub.log().ended(to).is_some());
+        if events.iter().any(|event| event.end || is_ended(event)) {
+            // A batch is refused as a whole; each line here is to be refused by itself.
+            for event in events {
+                let publishing = hub.publish_batch(vec![event]);
+                self.group.push(Answer::Publishing(1, Box::pin(publishing)));
+            }
+        } else {
+            let count = events.len();
+            self.group.push(Answer::Publishing(count, Box::pin(hub.publish_batch(events))));
+        }
+    }
+
+    /// Puts the lines that were read on their way into the log, and their answers into the queue.
+    async fn flush(&mut self) -> bool {
+        self.publish_batch();
+        self.lines = 0;
+        self.group.is_empty() || self.answers.say_all(mem::take(&mut self.group)).await
     }
 }
 
 /// The body of the response.
 struct Answering {
     app: Arc<App>,
-    queue: mpsc::Receiver<Answer>,
+    queue: mpsc::Receiver<Vec<Answer>>,
+    /// What has come out of the queue.
+    group: std::vec::IntoIter<Answer>,
     current: Option<Answer>,
 }
 
 impl Answering {
     /// The lines that answer the next group. `Ready(false)` after the last one.
     fn poll_answer(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<bool> {
-        if self.current.is_none() {
-            self.current = ready!(self.queue.poll_recv(context));
+        while self.current.is_none() {
+            self.current = self.group.next();
+            if self.current.is_none() {
+                match ready!(self.queue.poll_recv(context)) {
+                    Some(group) => self.group = group.into_iter(),
+                    None => break,
+                }
+            }
         }
         match &mut self.current {
             None => return Poll::Ready(false),
@@ -237,7 +285,14 @@ impl Answering {
                     }
                 }
                 Err(error) => {
-                    let problem = not_published(&error);
+                    let problem = match error {
+                        // It ended between the look and the log. Which lines that is about, the next try says.
+                        PublishError::Log(AppendError::Ended(_)) if *count > 1 => {
+                            let detail = "a channel of a line beside it ended just now; try again";
+                            unavailable("not_stored", "Not stored", detail.to_owned())
+                        }
+                        error => not_published(&error),
+                    };
                     for _ in 0..*count {
                         put_problem(out, &problem, &self.app);
                     }

@@ -2,6 +2,7 @@
 
 mod draft;
 mod lines;
+mod once;
 
 use axum::body::Body;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue};
@@ -10,11 +11,12 @@ use tidings_hub::log::Durability;
 use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::{Data, Event};
 
-use self::draft::{BadEvent, Draft, Publication};
+use self::draft::{BadEvent, Draft, Keyed, Publication};
+use self::once::IdempotencyKey;
 use super::{Call, answer, body, log};
 use crate::auth::Identity;
 use crate::route::is_lines;
-use crate::{Problem, ServerConfig, query};
+use crate::{App, Problem, ServerConfig, query};
 
 /// What a body is read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +35,7 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     let config = &app.config;
     let identity = app.access.identify(&parts, peer, Timestamp::now()).await?;
     let headers = &parts.headers;
-    if headers.contains_key("idempotency-key") {
-        return Err(Problem::not_implemented("the header \"Idempotency-Key\" is not supported yet"));
-    }
+    let once = IdempotencyKey::of_header(headers)?;
     let (draft, receivers) = asked(parts.uri.query(), config)?;
     let form = form(headers, draft.is_some())?;
     let idle = config.timeouts.body;
@@ -44,6 +44,11 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
         Form::Json => config.limits.body,
         Form::Lines if receivers => {
             return Err(Problem::bad_request("\"receivers\" can't be asked of NDJSON"));
+        }
+        Form::Lines if once.is_some() => {
+            return Err(Problem::bad_request(
+                "the lines of NDJSON are published one by one: give each its \"idempotency_key\", in place of the header",
+            ));
         }
         Form::Lines => {
             let mut pieces = body::Pieces { body, idle };
@@ -61,10 +66,19 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     let durability = app.hub.log().durability();
     // Nothing waits from here on until the log has the events: a client that goes away now has still published.
     match publication {
-        Publication::One(event) => {
+        Publication::One(Keyed { event, once: field }) => {
             authorise(&identity, &event)?;
             let counted = receivers.then(|| event.clone());
-            let published = app.hub.publish(event).await.map_err(|error| not_published(&error))?;
+            let published = match once::same(once, field)? {
+                None => app.hub.publish(event).await.map_err(|error| not_published(&error))?,
+                Some(key) => {
+                    let published = publish_once(&app, &identity, &key, vec![event]).await?;
+                    let [published] = published[..] else {
+                        return Err(Problem::internal("one event has one id"));
+                    };
+                    published
+                }
+            };
             let receivers = match &counted {
                 Some(event) => Some(app.receivers(event).await),
                 None => None,
@@ -76,10 +90,10 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
         Publication::Many(events) => {
             events.iter().try_for_each(|event| authorise(&identity, event))?;
             let counted = if receivers { events.clone() } else { Vec::new() };
-            let published = if events.is_empty() {
-                Vec::new()
-            } else {
-                app.hub.publish_batch(events).await.map_err(|error| not_published(&error))?
+            let published = match once {
+                _ if events.is_empty() => Vec::new(),
+                None => app.hub.publish_batch(events).await.map_err(|error| not_published(&error))?,
+                Some(key) => publish_once(&app, &identity, &key, events).await?,
             };
             let mut receivers = Vec::with_capacity(counted.len());
             for event in &counted {
@@ -88,6 +102,19 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
             Ok(answer::json(results(&published, &receivers, durability)))
         }
     }
+}
+
+/// Publishes events under a key. Apart from the others, whose futures are no larger for it.
+async fn publish_once(
+    app: &App,
+    identity: &Identity,
+    key: &IdempotencyKey,
+    events: Vec<Event>,
+) -> Result<Vec<Published>, Problem> {
+    let now = Timestamp::now();
+    let once = key.once(identity, &events, now);
+    let publishing = Box::pin(app.hub.publish_once(events, once, now));
+    publishing.await.map_err(|error| not_published(&error))
 }
 
 /// What the query says of the event, if it says where to, and whether receivers are to be counted.
@@ -190,7 +217,7 @@ fn unsupported(detail: &'static str) -> Problem {
 }
 
 /// The event of a query and a body that is its data as it stands.
-fn with_data(mut draft: Draft<'_>, body: &[u8]) -> Result<Event, Problem> {
+fn with_data(mut draft: Draft<'_>, body: &[u8]) -> Result<Keyed, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| Problem::bad_request("the data is not UTF-8"))?;
     draft.data(Data::from(text))?;
     Ok(draft.event()?)

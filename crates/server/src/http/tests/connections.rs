@@ -8,16 +8,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Answer, Server, access_with, request, token};
 use crate::ServerConfig;
+use crate::auth::AccessConfig;
 
 /// A stream on a real socket, which was opened.
-struct Stream {
+pub(super) struct Stream {
     socket: TcpStream,
-    text: String,
+    pub(super) text: String,
     connection: String,
 }
 
 impl Stream {
-    async fn open(address: SocketAddr, query: &str) -> Stream {
+    pub(super) async fn open(address: SocketAddr, query: &str) -> Stream {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let head = format!("GET /events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         socket.write_all(head.as_bytes()).await.unwrap();
@@ -28,20 +29,27 @@ impl Stream {
         stream
     }
 
-    async fn read_until(&mut self, expected: &str) {
-        let mut buffer = [0; 4096];
+    pub(super) async fn read_until(&mut self, expected: &str) {
         while !self.text.contains(expected) {
-            let count = self.socket.read(&mut buffer).await.unwrap();
-            assert!(count > 0, "ended: {}", self.text);
-            self.text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            self.read_more().await;
         }
+    }
+
+    pub(super) async fn read_more(&mut self) {
+        let mut buffer = [0; 4096];
+        let count = self.socket.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "ended: {}", self.text);
+        self.text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
     }
 }
 
 /// A server that is also listened to.
 async fn listening() -> (Server, SocketAddr) {
-    let server =
-        Server::made(ServerConfig::default(), access_with(&["**", "$all", "$user/*"]), Retention::default());
+    listening_with(ServerConfig::default(), access_with(&["**", "$all", "$user/*"])).await
+}
+
+pub(super) async fn listening_with(config: ServerConfig, access: AccessConfig) -> (Server, SocketAddr) {
+    let server = Server::made(config, access, Retention::default());
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let listened = crate::Server::new(server.app.clone(), server.router.clone()).unwrap();
@@ -50,7 +58,7 @@ async fn listening() -> (Server, SocketAddr) {
 }
 
 impl Server {
-    async fn as_who(&self, token: &str, method: &str, target: &str) -> Answer {
+    pub(super) async fn as_who(&self, token: &str, method: &str, target: &str) -> Answer {
         let mut request = request(method, target, "x".into());
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         self.send(request).await

@@ -3,8 +3,12 @@
 mod access;
 mod connections;
 mod disk;
+mod ends;
 mod history;
 mod lines;
+mod once;
+mod polling;
+mod presence;
 mod publish;
 mod surface;
 

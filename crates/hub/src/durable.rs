@@ -1,0 +1,338 @@
+//! Durable subscriptions: how far a user has come on one device, kept by the hub.
+//!
+//! A subscription is a cursor with a name, in a note of the log: it outlives the process, and any node of the log can
+//! go on with it. It is moved by what the client says (an acknowledgement, or the last event id that it comes back
+//! with), never by what was written to a socket: what is in a socket's buffer was not seen by anybody. So everything is
+//! delivered at least once. The events themselves are nowhere but in the log: the queue is the user's channel, and is
+//! kept by its retention.
+//!
+//! Moving a cursor is reading a note and writing it. Two of that at once on one subscription would let the later write
+//! move it backwards, so each goes through a gate, one of a few for all subscriptions.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tidings_wire::{ClientId, CursorKey, Pattern, Position, Sequence, UserId};
+
+use self::state::{Name, State};
+use crate::log::{AppendError, Located, Log, ReadError};
+use crate::{Start, Timestamp, View};
+
+/// How many subscriptions a user may have.
+pub const PER_USER: usize = 100;
+/// For how long a subscription is kept that nobody uses.
+pub const UNUSED: Duration = Duration::from_secs(30 * 86_400);
+/// How many bytes the channels of a subscription may have in all.
+pub const CHANNELS_BYTES: usize = 32 << 10;
+
+/// How many gates there are. Each is closed until a note is durable, so that they are what limits how many are written
+/// with one sync.
+const GATES: usize = 256;
+/// How many notes one sweep looks at.
+const SWEPT: usize = 128;
+/// How long a sweep rests that has looked at all of them.
+const REST: Duration = Duration::from_secs(3600);
+/// How old the time of the last use may get before it is written again.
+const USE_AGE: Duration = Duration::from_secs(3600);
+
+/// A subscription as its user sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// Its name: the device.
+    pub name: ClientId,
+    /// Everything up to here is acknowledged.
+    pub cursor: Position,
+    /// When it was used last, to within an hour.
+    pub used: Timestamp,
+    /// The channels that it asked for when it was last connected.
+    pub asked: Vec<Pattern>,
+}
+
+/// Why something can't be done with a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DurableError {
+    /// The user has no subscription of this name.
+    #[error("there is no durable subscription of this name; it begins with the first stream that names it")]
+    Absent,
+    /// The user has as many as allowed.
+    #[error("a user may have {PER_USER} durable subscriptions; forget one with DELETE /queues and forget=1")]
+    TooMany,
+    /// The channels are too long to be kept.
+    #[error("the channels of a durable subscription may have {CHANNELS_BYTES} bytes in all")]
+    TooLong,
+    /// The id is no cursor of this log.
+    #[error("this is not the id of an event of this hub")]
+    BadId,
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It was not stored.
+    #[error(transparent)]
+    Write(#[from] AppendError),
+}
+
+/// All durable subscriptions of a hub.
+pub struct Durables {
+    log: Arc<dyn Log>,
+    key: CursorKey,
+    gates: Box<[tokio::sync::Mutex<()>]>,
+    hasher: RandomState,
+    sweep: Mutex<Sweep>,
+}
+
+#[derive(Default)]
+struct Sweep {
+    after: Option<String>,
+    /// Not before then.
+    next: Timestamp,
+}
+
+impl Durables {
+    pub(crate) fn new(log: Arc<dyn Log>, key: CursorKey) -> Durables {
+        let gates = std::iter::repeat_with(Default::default).take(GATES).collect();
+        Durables { log, key, gates, hasher: RandomState::new(), sweep: Mutex::default() }
+    }
+
+    /// Where a stream of a subscription begins, which is noted if it is its first. An id that the client comes back
+    /// with is an acknowledgement; of that and what is noted the smaller counts. `views` is all that the stream shows,
+    /// `asked` what was asked for by name.
+    ///
+    /// # Errors
+    /// When there are too many of them, or it can't be noted.
+    pub async fn open(
+        &self,
+        user: &UserId,
+        name: &ClientId,
+        start: Start,
+        views: &[View],
+        asked: &[Pattern],
+        now: Timestamp,
+    ) -> Result<Start, DurableError> {
+        if asked.iter().map(|pattern| pattern.as_str().len() + 1).sum::<usize>() > CHANNELS_BYTES {
+            return Err(DurableError::TooLong);
+        }
+        let name = Name::new(user, name);
+        let _gate = self.gate(&name).lock().await;
+        let Some(mut state) = self.read(&name)? else {
+            if self.log.notes(&Name::all_of(user), None, PER_USER)?.len() >= PER_USER {
+                return Err(DurableError::TooMany);
+            }
+            let cursor = self.first(&start, views)?;
+            self.write(&name, &State { cursor, used: now, asked: asked.to_vec() }).await?;
+            // What comes between the note and the stream is the subscription's.
+            return Ok(if start == Start::Now { self.at(cursor) } else { start });
+        };
+        let before = state.clone();
+        let start = match start {
+            Start::Earliest => Start::Earliest,
+            Start::Cursor(text) => match self.located(&text) {
+                Some((position, place)) => {
+                    self.advance(&mut state, position, place);
+                    Start::Cursor(text)
+                }
+                // It says nothing, so that what is noted goes on without a gap.
+                None => self.at(state.cursor),
+            },
+            Start::Now | Start::History(_) | Start::Latest => self.at(state.cursor),
+        };
+        state.asked = asked.to_vec();
+        state.used = now;
+        match self.write_if_other(&name, &before, &state).await {
+            // The cursor stays where it was, and some is delivered again: no reason to deliver nothing.
+            Err(DurableError::Write(_)) | Ok(()) => Ok(start),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Acknowledges everything up to an id. What was acknowledged before stays so. Says where the cursor is then.
+    ///
+    /// # Errors
+    /// When there is no such subscription, the id is none, or it can't be noted.
+    pub async fn acknowledge(
+        &self,
+        user: &UserId,
+        name: &ClientId,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Position, DurableError> {
+        let (position, place) = self.located(id).ok_or(DurableError::BadId)?;
+        self.change(&Name::new(user, name), now, |state| self.advance(state, position, place)).await
+    }
+
+    /// Moves the cursor to now: what waits is not delivered any more. Says where that is.
+    ///
+    /// # Errors
+    /// When there is no such subscription, or it can't be noted.
+    pub async fn flush(
+        &self,
+        user: &UserId,
+        name: &ClientId,
+        now: Timestamp,
+    ) -> Result<Position, DurableError> {
+        let head = self.log.head();
+        self.change(&Name::new(user, name), now, |state| self.advance(state, head, head.sequence)).await
+    }
+
+    /// Forgets a subscription.
+    ///
+    /// # Errors
+    /// When there is no such subscription, or it can't be noted.
+    pub async fn forget(&self, user: &UserId, name: &ClientId) -> Result<(), DurableError> {
+        let name = Name::new(user, name);
+        let _gate = self.gate(&name).lock().await;
+        self.read(&name)?.ok_or(DurableError::Absent)?;
+        Ok(self.log.set_note(name.as_str().to_owned(), None).await?)
+    }
+
+    /// One subscription.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn get(&self, user: &UserId, name: &ClientId) -> Result<Option<Durable>, DurableError> {
+        let state = self.read(&Name::new(user, name))?;
+        Ok(state.map(|state| state.named(name.clone())))
+    }
+
+    /// All subscriptions of a user, by name.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn list(&self, user: &UserId) -> Result<Vec<Durable>, DurableError> {
+        let prefix = Name::all_of(user);
+        let mut all = Vec::new();
+        for (name, value) in self.log.notes(&prefix, None, PER_USER)? {
+            let state = State::decode(&name, &value)?;
+            if let Some(Ok(name)) = name.strip_prefix(&prefix).map(str::parse) {
+                all.push(state.named(name));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Looks at some subscriptions and forgets those that nobody used for long; at all of them bit by bit. Reads the
+    /// log, which may block for a moment. Not to be called by an asynchronous task.
+    pub(crate) fn sweep(&self, now: Timestamp) {
+        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < sweep.next {
+            return;
+        }
+        // What can't be read now can be with the next one.
+        let Ok(notes) = self.log.notes(Name::ALL, sweep.after.as_deref(), SWEPT) else { return };
+        for (name, value) in &notes {
+            if State::decode(name, value).is_ok_and(|state| state.used.plus(UNUSED) <= now) {
+                self.forget_unused(name, now);
+            }
+        }
+        sweep.after = notes.last().filter(|_| notes.len() == SWEPT).map(|(name, _)| name.clone());
+        if sweep.after.is_none() {
+            sweep.next = now.plus(REST);
+        }
+    }
+
+    fn forget_unused(&self, name: &str, now: Timestamp) {
+        // Whoever has the gate uses it.
+        let Ok(_gate) = self.gate_of(name).try_lock() else { return };
+        let unused = self.log.note(name).is_ok_and(|value| {
+            value.is_some_and(|value| {
+                State::decode(name, &value).is_ok_and(|state| state.used.plus(UNUSED) <= now)
+            })
+        });
+        if unused {
+            // In the order of the calls: who uses it after this notes it anew. If it fails, the next sweep is there.
+            drop(self.log.set_note(name.to_owned(), None));
+        }
+    }
+
+    /// Where a new subscription's cursor is.
+    fn first(&self, start: &Start, views: &[View]) -> Result<Position, DurableError> {
+        let head = self.log.head();
+        Ok(match start {
+            Start::Now => head,
+            // The newest of a key may be any event that is kept.
+            Start::Earliest | Start::Latest => Position { sequence: Sequence::START, ..head },
+            Start::History(count) => {
+                let selections = self.log.newest(views, usize::from(*count), head.sequence)?;
+                let oldest = selections.iter().map(|selection| selection.after).min();
+                Position { sequence: oldest.unwrap_or(head.sequence), ..head }
+            }
+            Start::Cursor(text) => self.located(text).map_or(head, |(position, _)| position),
+        })
+    }
+
+    /// A position by its id, and its place in the present history. `None` for what is none, or lies ahead.
+    fn located(&self, id: &str) -> Option<(Position, Sequence)> {
+        let position = self.key.open(id).ok()?;
+        self.place(position).map(|place| (position, place))
+    }
+
+    /// Where a position lies in the present history. `None` for what is not in it, or ahead of it.
+    pub fn place(&self, position: Position) -> Option<Sequence> {
+        match self.log.locate(position) {
+            Located::Here(place) | Located::PastFork(place) => Some(place),
+            Located::Ahead | Located::Unknown => None,
+        }
+    }
+
+    /// Moves the cursor forward, if that is where it goes. As it was said: one past a fork is told of that once more.
+    fn advance(&self, state: &mut State, position: Position, place: Sequence) {
+        if self.place(state.cursor).is_none_or(|before| place > before) {
+            state.cursor = position;
+        }
+    }
+
+    fn at(&self, position: Position) -> Start {
+        Start::Cursor(self.key.seal(position).to_string())
+    }
+
+    async fn change(
+        &self,
+        name: &Name,
+        now: Timestamp,
+        change: impl FnOnce(&mut State),
+    ) -> Result<Position, DurableError> {
+        let _gate = self.gate(name).lock().await;
+        let before = self.read(name)?.ok_or(DurableError::Absent)?;
+        let mut state = before.clone();
+        change(&mut state);
+        state.used = now;
+        self.write_if_other(name, &before, &state).await?;
+        Ok(state.cursor)
+    }
+
+    /// Writes what is new in more than the time of its use, or old in that.
+    async fn write_if_other(&self, name: &Name, before: &State, state: &State) -> Result<(), DurableError> {
+        let same = before.cursor == state.cursor && before.asked == state.asked;
+        if same && before.used <= state.used && state.used.since(before.used) < USE_AGE {
+            return Ok(());
+        }
+        self.write(name, state).await
+    }
+
+    async fn write(&self, name: &Name, state: &State) -> Result<(), DurableError> {
+        Ok(self.log.set_note(name.as_str().to_owned(), Some(state.encode())).await?)
+    }
+
+    fn read(&self, name: &Name) -> Result<Option<State>, DurableError> {
+        let value = self.log.note(name.as_str())?;
+        Ok(value.map(|value| State::decode(name.as_str(), &value)).transpose()?)
+    }
+
+    fn gate(&self, name: &Name) -> &tokio::sync::Mutex<()> {
+        self.gate_of(name.as_str())
+    }
+
+    fn gate_of(&self, name: &str) -> &tokio::sync::Mutex<()> {
+        &self.gates[self.hasher.hash_one(name) as usize % self.gates.len()]
+    }
+}
+
+impl std::fmt::Debug for Durables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Durables").finish_non_exhaustive()
+    }
+}

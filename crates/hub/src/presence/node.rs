@@ -1,0 +1,55 @@
+//! Another node, as it has said last.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tidings_wire::{Channel, UserId};
+
+use crate::Timestamp;
+
+/// The connections that follow a channel on another node, by user; `None` are those without one.
+pub(super) type Guests = BTreeMap<Option<UserId>, u32>;
+
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    /// When its lease is over.
+    pub(super) until: Timestamp,
+    users: HashMap<UserId, u32>,
+    channels: HashMap<Channel, Guests>,
+}
+
+impl Node {
+    /// How many connections a user has there from now on; how many it had.
+    pub(super) fn set_user(&mut self, user: &UserId, connections: u32) -> u32 {
+        let before = match connections {
+            0 => self.users.remove(user),
+            _ => self.users.insert(user.clone(), connections),
+        };
+        before.unwrap_or_default()
+    }
+
+    /// How many connections of a user follow a channel there from now on; how many did.
+    pub(super) fn set_member(&mut self, channel: &Channel, user: Option<&UserId>, connections: u32) -> u32 {
+        if connections > 0 {
+            let guests = self.channels.entry(channel.clone()).or_default();
+            return guests.insert(user.cloned(), connections).unwrap_or_default();
+        }
+        let Some(guests) = self.channels.get_mut(channel) else { return 0 };
+        let before = guests.remove(&user.cloned()).unwrap_or_default();
+        if guests.is_empty() {
+            self.channels.remove(channel);
+        }
+        before
+    }
+
+    pub(super) fn guests(&self, channel: &Channel) -> Option<&Guests> {
+        self.channels.get(channel)
+    }
+
+    pub(super) fn users(&self) -> impl Iterator<Item = (&UserId, &u32)> {
+        self.users.iter()
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = (&Channel, &Guests)> {
+        self.channels.iter()
+    }
+}

@@ -1,0 +1,206 @@
+//! Who is there, for the whole server: what its workers say of comings and goings, and the thread that says what came
+//! of it to those who watch, and to the log.
+//!
+//! A connect and a disconnect take one lock for as long as a step in a hash table takes, and none at all for a stream
+//! without a user while nobody watches anything. No thread is woken for them.
+
+mod record;
+mod round;
+mod text;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::value::RawValue;
+use tidings_hub::log::ReadError;
+use tidings_hub::{Census, Hub, Info, Presence, PresenceConfig, Roll, Standing, Ticked, Timestamp, View};
+use tidings_wire::{Channel, UserId};
+
+pub(crate) use round::Rounds;
+pub(crate) use text::Notice;
+
+use crate::PresenceOptions;
+
+/// How much of what a token says about its user is kept to be told to others. More is not for each of a hundred lines
+/// of a digest.
+const INFO: usize = 1024;
+/// How many bytes of snapshots one stream is told at once; channels beyond that are told in numbers only. What a stream
+/// that reads nothing keeps in memory is bounded by it.
+const SNAPSHOTS: usize = 128 << 10;
+
+/// Who is there, shared by the workers and all who ask.
+#[derive(Debug)]
+pub(crate) struct Doorkeeper {
+    presence: Mutex<Presence>,
+    /// How many channels are watched. Zero spares streams without a user the lock.
+    watched: AtomicUsize,
+}
+
+impl Doorkeeper {
+    /// Nobody is there, but for the users who were when the server ended the last time without saying that they went.
+    pub(crate) fn open(hub: &Hub, parts: usize, options: &PresenceOptions) -> Arc<Doorkeeper> {
+        let config = PresenceConfig { grace: options.grace, ..PresenceConfig::new(parts) };
+        let mut presence = Presence::new(config);
+        if options.online_events
+            && let Err(error) = recover(&mut presence, hub, options)
+        {
+            tracing::warn!(%error, "who was online before this start can't be read, so nobody of them is said to have gone");
+        }
+        Arc::new(Doorkeeper { presence: Mutex::new(presence), watched: AtomicUsize::new(0) })
+    }
+
+    /// A stream begins on a worker.
+    pub(crate) fn enter<'a>(
+        &self,
+        worker: usize,
+        user: Option<&UserId>,
+        info: Option<&Info>,
+        views: impl IntoIterator<Item = &'a View>,
+        now: Timestamp,
+    ) {
+        if user.is_some() || self.is_watched() {
+            self.lock().enter(worker, user, info, views, now);
+        }
+    }
+
+    /// A stream follows other views than before.
+    pub(crate) fn change<'a>(
+        &self,
+        worker: usize,
+        user: Option<&UserId>,
+        before: &'a [View],
+        after: impl IntoIterator<Item = &'a View>,
+        now: Timestamp,
+    ) {
+        if self.is_watched() {
+            self.lock().change(worker, user, before, after, now);
+        }
+    }
+
+    /// A stream ends.
+    pub(crate) fn leave<'a>(
+        &self,
+        worker: usize,
+        user: Option<&UserId>,
+        views: impl IntoIterator<Item = &'a View>,
+        now: Timestamp,
+    ) {
+        if user.is_some() || self.is_watched() {
+            self.lock().leave(worker, user, views, now);
+        }
+    }
+
+    /// A stream of a worker is about to watch these channels. Returns those that are yet to be counted by the workers.
+    pub(crate) fn watch(
+        self: &Arc<Doorkeeper>,
+        worker: usize,
+        channels: Vec<Channel>,
+    ) -> (Watching, Vec<Channel>) {
+        let mut presence = self.lock();
+        // Before any worker is asked to count: whoever sees zero is counted later.
+        self.watched.fetch_add(channels.len(), Ordering::SeqCst);
+        let mut uncounted = channels.clone();
+        uncounted.retain(|channel| !presence.watch(worker, channel));
+        drop(presence);
+        (Watching { door: self.clone(), worker, channels }, uncounted)
+    }
+
+    /// A worker counts who is in a channel that begins to be watched.
+    pub(crate) fn count(&self, worker: usize, channel: &Channel, census: Census) {
+        self.lock().count(worker, channel, || census);
+    }
+
+    /// Who is in the watched channels, for somebody who begins to watch them.
+    pub(crate) fn snapshots(&self, channels: &[Channel]) -> Vec<String> {
+        let mut budget = SNAPSHOTS;
+        let mut texts = Vec::with_capacity(channels.len());
+        for channel in channels {
+            let roll = self.lock().snapshot(channel);
+            let text = text::snapshot(channel, &roll, budget);
+            budget = budget.saturating_sub(text.len());
+            texts.push(text);
+        }
+        texts
+    }
+
+    /// Who is in any channel, of which the workers' streams are these.
+    pub(crate) fn members(&self, channel: &Channel, here: Census, limit: usize) -> Roll {
+        self.lock().members(channel, here, limit)
+    }
+
+    /// How these users are there.
+    pub(crate) fn standings(&self, users: &[UserId]) -> Vec<Option<Standing>> {
+        let presence = self.lock();
+        users.iter().map(|user| presence.user(user)).collect()
+    }
+
+    /// How many users are there.
+    pub(crate) fn online(&self) -> usize {
+        self.lock().online()
+    }
+
+    /// The server is stopping: its streams end one after the other, and nobody is said to have gone.
+    pub(crate) fn freeze(&self) {
+        self.lock().freeze();
+    }
+
+    fn tick(&self, now: Timestamp) -> Ticked {
+        self.lock().tick(now)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::SeqCst) > 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Presence> {
+        // A thread that panicked while it had the lock may have left a count wrong by one, which no stream is worth.
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The channels that one stream watches, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    door: Arc<Doorkeeper>,
+    worker: usize,
+    channels: Vec<Channel>,
+}
+
+impl Watching {
+    pub(crate) fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut presence = self.door.lock();
+        for channel in &self.channels {
+            presence.unwatch(self.worker, channel);
+        }
+        self.door.watched.fetch_sub(self.channels.len(), Ordering::SeqCst);
+    }
+}
+
+/// What others may read of a token's `info`.
+pub(crate) fn info(info: Option<&RawValue>) -> Option<Info> {
+    info.map(RawValue::get).filter(|text| text.len() <= INFO).map(Info::from)
+}
+
+/// When users who are not there were there last.
+pub(crate) fn last_seen(hub: &Hub, users: &BTreeSet<UserId>) -> Result<Vec<(UserId, Timestamp)>, ReadError> {
+    let mut seen = Vec::new();
+    for user in users {
+        if let Some(at) = record::seen(&**hub.log(), user)? {
+            seen.push((user.clone(), at));
+        }
+    }
+    Ok(seen)
+}
+
+fn recover(presence: &mut Presence, hub: &Hub, options: &PresenceOptions) -> Result<(), ReadError> {
+    let now = Timestamp::now();
+    let until = now.plus(options.grace.max(record::RETURN));
+    record::online(&**hub.log(), |user| presence.recover(&user, until, now))
+}

@@ -1,0 +1,107 @@
+//! Which stream has a durable subscription: one at a time, the newest.
+//!
+//! What is kept here is of this process, like the streams themselves. A holder on another node would be told through
+//! the log.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidings_wire::{ClientId, UserId};
+
+/// No place on a worker yet.
+const NOWHERE: u64 = u64::MAX;
+
+/// Who has what.
+#[derive(Debug, Default)]
+pub(crate) struct Holders(Mutex<HashMap<(UserId, ClientId), Arc<Held>>>);
+
+/// A stream that has a subscription, as its worker finds it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) worker: usize,
+    place: AtomicU64,
+    replaced: AtomicBool,
+}
+
+impl Held {
+    /// Where its worker has it. An order to end it may come before it is there.
+    pub(crate) fn place(&self) -> Option<u64> {
+        Some(self.place.load(Ordering::Acquire)).filter(|place| *place != NOWHERE)
+    }
+}
+
+/// What a stream has as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    held: Arc<Held>,
+    holders: Arc<Holders>,
+    name: (UserId, ClientId),
+}
+
+impl Holders {
+    /// Gives a subscription to a new stream on a worker. The one that had it is to be ended.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        user: UserId,
+        name: ClientId,
+        worker: usize,
+    ) -> (Holding, Option<Arc<Held>>) {
+        let held =
+            Arc::new(Held { worker, place: AtomicU64::new(NOWHERE), replaced: AtomicBool::new(false) });
+        let name = (user, name);
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), held.clone());
+        if let Some(before) = &before {
+            before.replaced.store(true, Ordering::Release);
+        }
+        (Holding { held, holders: self.clone(), name }, before)
+    }
+}
+
+impl Holding {
+    /// It is on its worker now.
+    pub(crate) fn placed(&self, place: u64) {
+        self.held.place.store(place, Ordering::Release);
+    }
+
+    /// Whether another stream has it by now.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.held.replaced.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut holders = self.holders.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if holders.get(&self.name).is_some_and(|held| Arc::ptr_eq(held, &self.held)) {
+            holders.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_has_it_and_the_last_one_leaves_nothing() {
+        let holders = Arc::<Holders>::default();
+        let take = |user: &str| holders.take(user.parse().unwrap(), "phone".parse().unwrap(), 0);
+        let count = || holders.0.lock().unwrap().len();
+        let (first, before) = take("ada");
+        assert!(before.is_none() && !first.is_replaced());
+        let (_other, before) = take("bob");
+        assert!(before.is_none());
+        first.placed(7);
+        let (second, before) = take("ada");
+        assert_eq!(before.unwrap().place(), Some(7));
+        assert!(first.is_replaced() && !second.is_replaced());
+        drop(first);
+        assert_eq!(count(), 2, "it is the second one's");
+        let (third, before) = take("ada");
+        assert_eq!(before.unwrap().place(), None, "not there yet");
+        drop(second);
+        drop(third);
+        assert_eq!(count(), 1);
+    }
+}
