@@ -13,6 +13,7 @@ mod machine;
 mod payload;
 mod process;
 mod publisher;
+pub mod ratios;
 pub mod report;
 pub mod results;
 mod scan;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::target::Transport;
+use crate::target::{Target, Transport};
 
 /// All that one call of the benchmark measured.
 #[derive(Debug, Clone, Serialize)]
@@ -138,6 +138,21 @@ impl Figure {
 }
 
 impl Run {
+    /// With nothing in it yet.
+    pub(crate) fn empty(target: &Target) -> Run {
+        Run {
+            scenario: String::new(),
+            title: String::new(),
+            target: target.name.clone(),
+            transport: target.transport,
+            figures: Vec::new(),
+            series: Vec::new(),
+            violations: Vec::new(),
+            notes: Vec::new(),
+            failed: None,
+        }
+    }
+
     /// A figure's value, by its name.
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)

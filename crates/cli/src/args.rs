@@ -420,6 +420,13 @@ pub(crate) struct Bench {
     /// Fail when a connection costs the server more memory of its own than this
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_memory: Option<f64>,
+    /// Compare the first target's figures to the second's with the ratios in this file (bench/ratios.toml), and fail when
+    /// one is worse than it allows; without --scenario, those that it has are run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "classic"])]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Write the ratios into that file instead
+    #[arg(long, requires = "baseline")]
+    pub(crate) bless: bool,
 }
 
 #[derive(Debug, Args)]

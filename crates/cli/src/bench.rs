@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tidings::hub::Timestamp;
 use tidings::server::auth::{KeyConfig, NewToken, Secret};
+use tidings_bench::ratios::{Compared, Ratios};
 use tidings_bench::results::{Results, Run};
 use tidings_bench::scenario::{SCENARIOS, Scenario, Settings, USUAL};
 use tidings_bench::target::Target;
@@ -31,16 +32,27 @@ pub(crate) fn run(args: &args::Bench) -> Result<()> {
     if args.list {
         return list();
     }
-    let scenarios = scenarios(args)?;
+    let baseline = args.baseline.as_deref().map(Ratios::read).transpose();
+    let baseline = baseline.map_err(|wrong| Usage(wrong.to_string()))?;
+    let scenarios = scenarios(args, baseline.as_ref())?;
     let settings = settings(args)?;
     let targets = targets(args)?;
+    if baseline.is_some() && targets.len() != 2 {
+        bail!(Usage(
+            "--baseline takes two targets: the one that is judged, and what it is compared with".to_owned()
+        ));
+    }
     signals::heed(settings.servers.clone())?;
     let results = measure(&scenarios, &settings, &targets);
     if args.classic {
         output::line(report::classic(&results).trim_end())?;
     }
     write(args, &results)?;
-    judge(args, &results)
+    judge(args, &results)?;
+    match (&args.baseline, baseline) {
+        (Some(file), Some(baseline)) => compare(file, &baseline, args.bless, &results),
+        _ => Ok(()),
+    }
 }
 
 fn list() -> Result<()> {
@@ -51,7 +63,7 @@ fn list() -> Result<()> {
     output::line("\n* is run when nothing is chosen")
 }
 
-fn scenarios(args: &args::Bench) -> Result<Vec<Scenario>> {
+fn scenarios(args: &args::Bench, baseline: Option<&Ratios>) -> Result<Vec<Scenario>> {
     let named = |name: &str| {
         let unknown =
             || Usage(format!("there is no scenario {name:?}; `tidings bench --list` says which there are"));
@@ -64,7 +76,11 @@ fn scenarios(args: &args::Bench) -> Result<Vec<Scenario>> {
         return Ok(SCENARIOS.to_vec());
     }
     let chosen = args.scenario.iter().map(String::as_str);
-    let names: Vec<&str> = if args.scenario.is_empty() { USUAL.to_vec() } else { chosen.collect() };
+    let names: Vec<&str> = match baseline {
+        _ if !args.scenario.is_empty() => chosen.collect(),
+        Some(baseline) => baseline.scenarios().collect(),
+        None => USUAL.to_vec(),
+    };
     Ok(names.into_iter().map(named).collect::<Result<_, _>>()?)
 }
 
@@ -157,7 +173,7 @@ fn this() -> Result<Target> {
 
 fn measure(scenarios: &[Scenario], settings: &Settings, targets: &[Target]) -> Results {
     let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::new((scenarios.len() * targets.len()) as u64)
+        ProgressBar::new(scenarios.len() as u64)
     } else {
         ProgressBar::hidden()
     };
@@ -167,11 +183,11 @@ fn measure(scenarios: &[Scenario], settings: &Settings, targets: &[Target]) -> R
     bar.enable_steady_tick(Duration::from_millis(250));
     let mut runs = Vec::new();
     for scenario in scenarios {
-        for target in targets {
-            let say = |what: &str| bar.set_message(format!("{} with {}: {what}", scenario.name, target.name));
-            runs.push(scenario.run(settings, target, &say));
-            bar.inc(1);
-        }
+        let say = |target: &Target, what: &str| {
+            bar.set_message(format!("{} with {}: {what}", scenario.name, target.name));
+        };
+        runs.extend(scenario.run(settings, targets, &say));
+        bar.inc(1);
     }
     bar.finish_and_clear();
     Results { machine: tidings_bench::machine(settings), runs }
@@ -245,4 +261,29 @@ fn judge(args: &args::Bench, results: &Results) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Compares with the ratios of a file, or renews them.
+fn compare(file: &Path, baseline: &Ratios, bless: bool, results: &Results) -> Result<()> {
+    let compared = baseline.compare(results);
+    let (good, bad): (Vec<&Compared>, Vec<&Compared>) = compared.iter().partition(|one| one.is_good());
+    for one in good {
+        output::line(&format!("  {one}"))?;
+    }
+    for one in &bad {
+        output::line(&format!("! {one}"))?;
+    }
+    if bless && let Some(lost) = compared.iter().find(|one| !one.is_measured()) {
+        bail!("{} is not written: {lost}", file.display());
+    }
+    if bless {
+        return write_file(file, &baseline.renewed(&compared, results));
+    }
+    match bad.first() {
+        None => Ok(()),
+        Some(first) if bad.len() == 1 => bail!("a ratio is worse than {} allows: {first}", file.display()),
+        Some(first) => {
+            bail!("{} ratios are worse than {} allows, the first: {first}", bad.len(), file.display())
+        }
+    }
 }

@@ -351,3 +351,42 @@ fn a_log_in_memory_is_not_passed_off_as_durable() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--data-dir /nowhere: No such file"), "{}", stderr(&output));
 }
+
+#[test]
+fn ratios_that_are_worse_than_committed_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ratios.toml");
+    let write = |ratio: &str, tolerance: &str| {
+        let text = format!("[latency-1]\n\"latency p50\" = {{ ratio = {ratio}, tolerance = {tolerance} }}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    let bench = |more: &[&str]| {
+        let mut command = tidings();
+        command.args(["bench", "--seconds", "1", "--target", "tidings", "--target"]);
+        run(command.arg(scripted(folder.path())).arg("--baseline").arg(&file).args(more))
+    };
+    write("0.001", "0.2");
+    let worse = bench(&["--rounds", "2"]);
+    assert_eq!(worse.status.code(), Some(1));
+    let said = stderr(&worse);
+    assert!(said.contains("latency-1, latency p50: ") && said.contains("0.001 is committed"), "{said}");
+
+    let blessed = bench(&["--bless"]);
+    assert!(blessed.status.success(), "{}", stderr(&blessed));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("ratio = 0.001") && text.contains("tolerance = 0.2 }"), "{text}");
+
+    std::fs::write(&file, "[latency-1]\n\"speed\" = { ratio = 1, tolerance = 1 }\n").unwrap();
+    let unknown = bench(&["--bless"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("latency-1, speed: not measured"), "{}", stderr(&unknown));
+
+    // As much noise as a busy machine ever makes.
+    write("1", "1000");
+    let good = bench(&[]);
+    assert!(good.status.success(), "{}", stderr(&good));
+
+    let one = run(tidings().args(["bench", "--baseline"]).arg(&file));
+    assert_eq!(one.status.code(), Some(2));
+    assert!(stderr(&one).contains("two targets"), "{}", stderr(&one));
+}

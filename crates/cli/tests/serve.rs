@@ -70,6 +70,39 @@ fn a_publish_under_a_key_is_stored_once_over_a_restart() {
 }
 
 #[test]
+fn tags_choose_on_streams_and_polls() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--dev"]);
+    let chosen = r#"priority > 3 && region in ["eu", "us"]"#;
+    let subscriber =
+        Running::start(server.client("subscribe").args(["alerts", "--filter", chosen, "--json"]));
+    subscriber.wait_for("connected");
+    let tagged = |data: &str, tags: &[&str]| {
+        let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
+        stdout_of(server.client("publish").args(["alerts", data]).args(tags))
+    };
+    tagged("untagged", &[]);
+    tagged("low", &["priority=1", "region=eu"]);
+    tagged("text", &["priority=\"5\"", "region=eu"]);
+    let high = tagged("high", &["priority=5", "region=eu"]);
+    assert_eq!(json(&subscriber.line())["id"], high);
+    let end = stdout_of(server.client("publish").args(["alerts", "--end"]));
+    let target = "/events?poll=1&channel=alerts&only=1&filter=priority+%3E+3";
+    let answer = server.request(&format!("GET {target}&last_event_id=earliest HTTP/1.1"));
+    let polled = json(answer.split("\r\n\r\n").nth(1).unwrap());
+    assert_eq!(polled["events"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&polled["events"][0]["data"], &polled["last_event_id"]),
+        (&"high".into(), &end.as_str().into())
+    );
+    let over = server.request(&format!("GET {target}&last_event_id={end} HTTP/1.1"));
+    assert!(over.starts_with("HTTP/1.1 204 "), "{over}");
+    let refused = run(server.client("subscribe").args(["alerts", "--filter", "priority = 3"]));
+    assert!(stderr(&refused).contains("column 10"), "{}", stderr(&refused));
+    server.stop();
+}
+
+#[test]
 fn each_line_of_the_input_is_an_event() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--dev", "--log", "memory"]);

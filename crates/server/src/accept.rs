@@ -3,24 +3,33 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// Whether `text/event-stream` may be answered with: nothing is said about it, or nothing against it.
-pub(crate) fn allows_event_stream(headers: &HeaderMap) -> bool {
+/// A media type: all of its kind, and itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Media(&'static str, &'static str);
+
+/// What streams are.
+pub(crate) const EVENT_STREAM: Media = Media("text/*", "text/event-stream");
+/// What the answer to a poll is.
+pub(crate) const JSON: Media = Media("application/*", "application/json");
+
+/// Whether a type may be answered with: nothing is said about it, or nothing against it.
+pub(crate) fn allows(headers: &HeaderMap, media: Media) -> bool {
     // The most specific range that matches decides; with none that does, the type is not wanted.
-    let best = ranges(headers).max_by_key(|range| range.precision);
+    let best = ranges(headers, media).max_by_key(|range| range.precision);
     best.map_or_else(|| !says_anything(headers), |range| range.wanted)
 }
 
 /// Whether `text/event-stream` is named as such: so do `EventSource` and its like, which have to be answered with 200
 /// if they are to come back.
 pub(crate) fn names_event_stream(headers: &HeaderMap) -> bool {
-    ranges(headers).any(|range| range.precision == Precision::Exact && range.wanted)
+    ranges(headers, EVENT_STREAM).any(|range| range.precision == Precision::Exact && range.wanted)
 }
 
 /// How closely a range describes the type, from loosely to closely.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precision {
     Anything,
-    Text,
+    Kind,
     Exact,
 }
 
@@ -29,14 +38,14 @@ struct Range {
     wanted: bool,
 }
 
-/// The ranges that match `text/event-stream`. What can't be read is passed over.
-fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range> {
-    elements(headers).filter_map(|element| {
+/// The ranges that match a type. What can't be read is passed over.
+fn ranges(headers: &HeaderMap, Media(kind, exact): Media) -> impl Iterator<Item = Range> {
+    elements(headers).filter_map(move |element| {
         let mut parts = element.split(';').map(str::trim);
         let precision = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
             "*/*" => Precision::Anything,
-            "text/*" => Precision::Text,
-            "text/event-stream" => Precision::Exact,
+            range if range == kind => Precision::Kind,
+            range if range == exact => Precision::Exact,
             _ => return None,
         };
         let weight = parts.find_map(|part| {
@@ -63,14 +72,14 @@ mod tests {
 
     #[test]
     fn event_streams_are_allowed_unless_excluded() {
-        let check = |values: &[&str], allows: bool, names: bool| {
+        let check = |values: &[&str], allowed: bool, names: bool| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(ACCEPT, value.parse().unwrap());
             }
             assert_eq!(
-                (allows_event_stream(&headers), names_event_stream(&headers)),
-                (allows, names),
+                (allows(&headers, EVENT_STREAM), names_event_stream(&headers)),
+                (allowed, names),
                 "{values:?}"
             );
         };
@@ -91,5 +100,19 @@ mod tests {
         check(&["*/*;q=0"], false, false);
         check(&["garbage"], true, false);
         check(&["text/event-stream;q=x"], true, true);
+    }
+
+    #[test]
+    fn json_is_allowed_unless_excluded() {
+        for (value, expected) in [
+            ("*/*", true),
+            ("application/json", true),
+            ("application/*;q=0.5", true),
+            ("text/event-stream", false),
+            ("text/*, application/json;q=0", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, value.parse().unwrap())]);
+            assert_eq!(allows(&headers, JSON), expected, "{value}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub};
+use tidings_hub::{Filters, Hub, Polls};
 use tidings_wire::{ConnectionId, Event};
 use tokio::sync::Semaphore;
 
@@ -33,6 +33,8 @@ pub struct App {
     pub(crate) started: Instant,
     /// How many streams there are.
     pub(crate) limits: Arc<Limits>,
+    /// Who polls.
+    pub(crate) polls: Polls,
     /// The filters of its streams.
     pub(crate) filters: Filters,
     /// How far it is with stopping.
@@ -49,6 +51,7 @@ impl App {
     pub fn new(hub: Hub, access: Access, cors: Cors, config: ServerConfig) -> App {
         App {
             limits: Limits::new(&config.limits),
+            polls: Polls::new(&hub),
             filters: Filters::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),
@@ -74,6 +77,11 @@ impl App {
     /// Who has the streams. None before the first [`Server`](crate::Server) is made.
     pub fn workers(&self) -> Option<&WorkersHandle> {
         self.workers.get()
+    }
+
+    /// How many streams there are, and how many wait for an answer instead of one.
+    pub fn open(&self) -> usize {
+        self.limits.open()
     }
 
     /// How many streams of this server an event is for.

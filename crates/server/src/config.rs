@@ -125,6 +125,8 @@ pub struct TimeoutsConfig {
     pub idle: Duration,
     /// For a stream that is behind to take a byte. 30 s; then it is cut and comes back with its own cursor.
     pub progress: Duration,
+    /// How long a poll waits for an event. 25 s: less than the 30 s after which the strictest proxies give up.
+    pub poll: Duration,
 }
 
 impl Default for TimeoutsConfig {
@@ -134,6 +136,7 @@ impl Default for TimeoutsConfig {
             body: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             progress: Duration::from_secs(30),
+            poll: Duration::from_secs(25),
         }
     }
 }

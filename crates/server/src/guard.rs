@@ -36,6 +36,8 @@ const FIRST_IN_DRAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Verdict {
     /// With a stream.
     Stream(Box<Parts>),
+    /// With a request for events that is to be answered once; then the guard goes on, by [`Guard::await_next`].
+    Poll(Box<Parts>),
     /// With a publish whose body, of so many bytes, is had from [`Guard::body_of`]; then the guard goes on.
     Publish(Box<Parts>, usize),
     /// With this answer, then it is closed.
@@ -186,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             })
             .await?;
         }
-        self.await_next();
+        self.next_request();
         Ok(body.into())
     }
 
@@ -195,9 +197,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.io.write_all(bytes).await
     }
 
-    fn await_next(&mut self) {
+    /// Begins to wait for the next request, which need not be hyper's.
+    pub(crate) fn await_next(&mut self) {
+        self.direct = true;
+        self.next_request();
+    }
+
+    fn next_request(&mut self) {
         self.deadline = Instant::now() + self.timeouts.idle;
         self.state = State::Head { scanned: 0 };
+    }
+
+    /// Completes when the client has closed the connection, while an answer is made without hyper. What it sends
+    /// meanwhile is kept, as far as there is room.
+    pub(crate) async fn hung_up(&mut self) {
+        poll_fn(|cx| {
+            while self.end - self.start < self.largest {
+                if let Ok(0) | Err(_) = ready!(self.poll_fill(cx)) {
+                    return Poll::Ready(());
+                }
+            }
+            // Who sends this much ahead of an answer is there. Whoever waits for the answer is woken by that.
+            Poll::Pending
+        })
+        .await;
     }
 
     /// How the connection goes on, once hyper has given it back.
@@ -242,6 +265,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.fresh &= head.is_none();
         Ok(head.map(|head| match head.route {
             Route::Stream(parts) => State::Done(Verdict::Stream(parts)),
+            Route::Poll(parts) => {
+                self.start += head.len;
+                State::Done(Verdict::Poll(parts))
+            }
             Route::Publish(parts, length) if self.direct => {
                 self.start += head.len;
                 State::Done(Verdict::Publish(parts, length))
@@ -328,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 return Poll::Ready(Ok(*ready));
             }
             if rest.is_done() {
-                self.await_next();
+                self.next_request();
             } else if self.start < self.end {
                 match rest.advance(&self.buffer[self.start..self.end]) {
                     Ok(count) => {
@@ -526,6 +553,7 @@ mod tests {
         let answers = received.split('[').skip(1).filter_map(|part| part.split(']').next());
         let verdict = match served.verdict {
             Some(Verdict::Stream(parts)) => format!("stream {}", parts.uri),
+            Some(Verdict::Poll(parts)) => format!("poll {}", parts.uri),
             Some(Verdict::Publish(parts, length)) => format!("publish {} {length}", parts.uri),
             Some(Verdict::Refuse(problem)) => problem.status().as_u16().to_string(),
             Some(Verdict::Answered) => "answered".to_owned(),
@@ -543,6 +571,13 @@ mod tests {
     }
 
     const STREAM: &str = "GET /events?channel=a HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_poll_is_not_hypers() {
+        check("GET /events?poll=1 HTTP/1.1\r\nHost: a\r\n\r\n", &[], "poll /events?poll=1").await;
+        let later = "GET /x HTTP/1.1\r\nHost: a\r\n\r\nGET /events?poll=1 HTTP/1.1\r\nHost: a\r\n\r\n";
+        check(later, &["GET /x \"\""], "poll /events?poll=1").await;
+    }
 
     #[tokio::test]
     async fn a_stream_may_be_the_first_request_or_a_later_one() {

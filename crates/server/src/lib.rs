@@ -1,6 +1,7 @@
 //! Sockets and HTTP for Tidings.
 
 mod accept;
+mod admit;
 mod app;
 pub mod auth;
 mod chunked;

@@ -128,21 +128,26 @@ impl Server {
         let open = self.app.drain.connection();
         let mut guard =
             Guard::new(socket, self.routes.clone(), self.timeouts.clone(), self.app.drain.clone());
-        let first = Direct::new(&self.app, &mut guard, peer).run().await;
-        let (socket, verdict) = match first {
-            Some(verdict) => (guard.into_inner(), Some(verdict)),
+        let mut poll = None;
+        let verdict = loop {
+            let direct = Direct::new(&self.app, &mut guard, peer).run(poll.take()).await;
+            if direct.is_some() {
+                break direct;
+            }
             // Boxed, so that a connection that begins as a stream needs no memory for hyper.
-            None => match Box::pin(self.through_hyper(guard, peer)).await {
-                Some(mut guard) => {
-                    let verdict = guard.take_verdict();
-                    (guard.into_inner(), verdict)
-                }
+            match Box::pin(self.through_hyper(guard, peer)).await {
+                Some(back) => guard = back,
                 None => return,
-            },
+            }
+            match guard.take_verdict() {
+                Some(Verdict::Poll(parts)) => poll = Some(parts),
+                verdict => break verdict,
+            }
         };
+        let socket = guard.into_inner();
         match verdict {
-            // Publishes have been answered before.
-            Some(Verdict::Over | Verdict::Publish(..)) => {}
+            // Publishes and polls have been answered before.
+            Some(Verdict::Over | Verdict::Publish(..) | Verdict::Poll(_)) => {}
             Some(Verdict::Stream(parts)) => {
                 let Some(workers) = self.app.workers() else { return };
                 match stream::open(&self.app, workers, &parts, peer).await {

@@ -1,4 +1,4 @@
-//! Reads a request head, strictly, and decides who answers it: a worker (a stream), the listener itself (a small
+//! Reads a request head, strictly, and decides who answers it: a worker (a stream), the listener itself (a poll, a small
 //! publish), hyper (all else), or nobody.
 //!
 //! hyper accepts heads that two readers can understand differently (request smuggling), and answers those it refuses
@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::chunked::Chunked;
+use crate::subscribe::asks_to_poll;
 use crate::{BasePath, LimitsConfig, Problem};
 
 /// The longest method, in bytes. The longest registered one has 16.
@@ -32,6 +33,8 @@ const DIRECT_BODY: u64 = 64 << 10;
 pub(crate) enum Route {
     /// A worker: it is a subscribe request.
     Stream(Box<Parts>),
+    /// The listener itself: a request for events that is to be answered once.
+    Poll(Box<Parts>),
     /// The listener itself: a publish whose body has so many bytes.
     Publish(Box<Parts>, usize),
     /// The router, through hyper, after this body.
@@ -139,7 +142,8 @@ impl Rules {
         if !matches!(body, Body::Length(0)) {
             return Err(Problem::bad_request("a subscribe request has no body"));
         }
-        parts(Method::GET, target.text, version, head.headers).map(|parts| Route::Stream(Box::new(parts)))
+        let parts = Box::new(parts(Method::GET, target.text, version, head.headers)?);
+        Ok(if asks_to_poll(parts.uri.query()) { Route::Poll(parts) } else { Route::Stream(parts) })
     }
 
     /// What is wrong with the beginning of a head, whatever may follow: some of these heads would never end.
@@ -513,6 +517,9 @@ mod tests {
         check("", "GET /events HTTP/1.1", true);
         check("", "GET /events?channel=a/b HTTP/1.1", true);
         check("", "GET /events HTTP/1.0", true);
+        check("", "GET /events?poll=0&xpoll=1 HTTP/1.1", true);
+        check("", "GET /events?a&poll=1 HTTP/1.1", false);
+        check("", "GET /events?%70oll=1&poll=0 HTTP/1.1", false);
         check("", "GET http://a/events?x HTTP/1.1", true);
         check("/sse", "GET /sse/events HTTP/1.1", true);
         check("/sse", "GET /events HTTP/1.1", false);

@@ -79,12 +79,16 @@ pub fn subscribe_request(
     limits: &LimitsConfig,
     filters: &Filters,
 ) -> Result<SubscribeRequest, Problem> {
-    if !accept::allows_event_stream(&parts.headers) {
+    let (media, name) = match asks_to_poll(parts.uri.query()) {
+        true => (accept::JSON, "application/json, which a poll is answered with"),
+        false => (accept::EVENT_STREAM, "text/event-stream, which is all there is here"),
+    };
+    if !accept::allows(&parts.headers, media) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,
             "not_acceptable",
-            "Only event streams are to be had here",
-            "Accept excludes text/event-stream, which is all there is here",
+            "Something else is to be had here",
+            format!("Accept excludes {name}"),
         ));
     }
     let asked = Parameters::read(parts.uri.query(), limits)?;
@@ -129,6 +133,11 @@ pub fn subscribe_request(
         padding: asked.padding.unwrap_or(0),
         presence,
     })
+}
+
+/// Whether a request for events is for one answer (`poll=1`), not for a stream.
+pub(crate) fn asks_to_poll(query: Option<&str>) -> bool {
+    query::pairs(query).any(|pair| pair.is_ok_and(|(name, value)| name == "poll" && value == "1"))
 }
 
 /// The channels of which a stream with `presence=1` is told who is there: all that it asks for.
@@ -228,6 +237,8 @@ struct Parameters {
     last_event_id: Option<String>,
     history: Option<History>,
     if_active: Option<bool>,
+    /// Read by [`asks_to_poll`] too, for it decides who answers.
+    poll: Option<bool>,
     envelope: Option<bool>,
     filter: Option<String>,
     control: Option<bool>,
@@ -277,12 +288,8 @@ impl Parameters {
                 }
                 "padding" => once(&mut all.padding, &name, number(&name, &value, MOST_PADDING)?)?,
                 "presence" => once(&mut all.presence, &name, flag(&name, &value)?)?,
-                // Off is what they are anyway.
                 "if_active" => once(&mut all.if_active, &name, flag(&name, &value)?)?,
-                "poll" if value == "0" => {}
-                "poll" => {
-                    return Err(not_built(&name));
-                }
+                "poll" => once(&mut all.poll, &name, flag(&name, &value)?)?,
                 _ => {}
             }
         }
@@ -379,10 +386,6 @@ fn once<T: PartialEq>(slot: &mut Option<T>, name: &str, value: T) -> Result<(), 
             Ok(())
         }
     }
-}
-
-fn not_built(name: &str) -> Problem {
-    Problem::bad_request(format!("{name} is not there yet; leave it out"))
 }
 
 #[cfg(test)]
@@ -520,6 +523,8 @@ mod tests {
             ("envelope", &["0", "1"], &["", "2", "true"]),
             ("control", &["0", "1"], &["", "all"]),
             ("only", &["0", "1"], &["", "yes"]),
+            ("if_active", &["0", "1"], &["", "yes"]),
+            ("poll", &["0", "1"], &["", "yes"]),
             ("client", &["a", "tab-7"], &["", "a%0Ab", &"x".repeat(65)]),
         ] {
             for value in good {
@@ -536,13 +541,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        for query in ["poll=1", "poll="] {
-            let problem = request(query).unwrap_err();
-            assert_eq!(problem.status(), 400, "{query}");
-            assert!(problem.detail().contains("not there yet"), "{query}");
+    fn presence_is_for_exact_channels_of_which_it_is_granted() {
+        let channels = |query: &str| request(query).map(|found| found.presence);
+        assert_eq!(
+            channels("channel=a&channel=b/c&presence=1").unwrap(),
+            ["a", "b/c"].map(|n| n.parse().unwrap())
+        );
+        assert_eq!(channels("channel=a&presence=0").unwrap(), []);
+        assert_eq!(channels("channel=a").unwrap(), []);
+        for bad in [
+            "channel=a/*",
+            "channel=a&channel=**",
+            "",
+            "channel=a&only=1",
+            "channel=a&control=0",
+            "channel=a&presence=0",
+        ] {
+            assert_eq!(request(&format!("{bad}&presence=1")).unwrap_err().status(), 400, "{bad}");
         }
-        assert!(request("presence=0&if_active=0&poll=0").is_ok());
+        assert_eq!(request("channel=a&presence=yes").unwrap_err().status(), 400);
+        // A grant to subscribe is none to see who is there.
+        let seven = user("7", &["a"]);
+        assert_eq!(asked(&seven, "/events?channel=a&presence=1", &[]).unwrap_err().status(), 403);
     }
 
     #[test]
@@ -623,6 +643,11 @@ mod tests {
             |value: &'static str| asked(&Identity::dev(), "/events", &[("accept", value.as_bytes())]);
         assert_eq!(accept("application/json").unwrap_err().status(), 406);
         assert!(accept("*/*").is_ok());
+        let poll = |value: &'static str| {
+            asked(&Identity::dev(), "/events?p%6fll=1", &[("accept", value.as_bytes())])
+        };
+        assert_eq!(poll("text/event-stream").unwrap_err().status(), 406);
+        assert!(poll("application/json").is_ok() && poll("*/*").is_ok());
     }
 
     /// Patterns that may be granted or asked for: short ones over a small alphabet, so that they meet.

@@ -122,6 +122,23 @@ async fn routes_work_without_our_listener() {
 }
 
 #[tokio::test]
+async fn polls_work_without_our_listener() {
+    let hub = tidings::in_memory().unwrap();
+    publish(&hub, "a/1", "before").await;
+    let address = serve_by_axum(Http::from(&hub)).await;
+    let first = request(&address, "GET /push/events?poll=1&channel=a/*&history=1 HTTP/1.1").await;
+    assert!(first.contains("\"data\":\"before\""), "{first}");
+    let place = first.rsplit("\"last_event_id\":\"").next().unwrap().split('"').next().unwrap().to_owned();
+    let waits = tokio::spawn({
+        let head = format!("GET /push/events?poll=1&channel=a/*&last_event_id={place} HTTP/1.1");
+        async move { request(&address, &head).await }
+    });
+    publish(&hub, "a/2", "after").await;
+    let second = waits.await.unwrap();
+    assert!(second.contains("\"data\":\"after\"") && !second.contains("before"), "{second}");
+}
+
+#[tokio::test]
 async fn a_relayed_answer_has_the_headers_of_every_stream() {
     let hub = tidings::in_memory().unwrap();
     let address = serve_by_axum(Http::from(&hub)).await;

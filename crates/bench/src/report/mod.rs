@@ -6,7 +6,7 @@ mod markdown;
 mod plot;
 mod table;
 
-use crate::results::{Results, Run};
+use crate::results::{Machine, Results, Run};
 
 pub use classic::{classic, classic_markdown};
 pub use markdown::markdown;
@@ -17,6 +17,11 @@ pub use table::table;
 pub fn json(results: &Results) -> String {
     // Nothing in them has keys that are no strings.
     serde_json::to_string_pretty(results).unwrap_or_default()
+}
+
+/// A line about the machine.
+pub(crate) fn machine(machine: &Machine) -> String {
+    format::machine(machine)
 }
 
 /// The runs of each scenario, in the order in which they ran.

@@ -124,26 +124,37 @@ impl Scenario {
         SCENARIOS.iter().find(|scenario| scenario.name == name).copied()
     }
 
-    /// Runs it; what goes wrong is in the result. `say` is told what happens meanwhile.
-    pub fn run(&self, settings: &Settings, target: &Target, say: &dyn Fn(&str)) -> Run {
-        let setting = Setting { settings, target, say };
-        let failed = |why: String| {
-            let run = setting.run(self.about.to_owned(), Vec::new());
-            Run { scenario: self.name.to_owned(), failed: Some(why), ..run }
-        };
-        let mut rounds = Vec::new();
+    /// Runs it with each of these targets; what goes wrong is in the results. Rounds go from target to target, so that a
+    /// machine that is slower for a while is so for all. `say` is told what happens meanwhile.
+    pub fn run(&self, settings: &Settings, targets: &[Target], say: &dyn Fn(&Target, &str)) -> Vec<Run> {
+        let mut all: Vec<Result<Vec<Run>, BenchError>> = targets.iter().map(|_| Ok(Vec::new())).collect();
         for _ in 0..settings.rounds {
-            let run = if self.tidings_only && !target.tidings {
-                Err(BenchError::Unsupported("it takes what only Tidings has".to_owned()))
-            } else {
-                (self.run)(&setting)
-            };
-            match run {
-                Ok(run) => rounds.push(Run { scenario: self.name.to_owned(), ..run }),
-                Err(error) => return failed(error.to_string()),
+            for (target, rounds) in targets.iter().zip(&mut all) {
+                if let Ok(done) = rounds {
+                    match self.round(&Setting { settings, target, say: &|what| say(target, what) }) {
+                        Ok(run) => done.push(run),
+                        Err(error) => *rounds = Err(error),
+                    }
+                }
             }
         }
-        rounds::joined(rounds).unwrap_or_else(|| failed("no round was asked for".to_owned()))
+        let joined = |(target, rounds): (&Target, Result<Vec<Run>, BenchError>)| {
+            let (run, failed) = match rounds.map(rounds::joined) {
+                Ok(Some(run)) => (run, None),
+                Ok(None) => (Run::empty(target), Some("no round was asked for".to_owned())),
+                Err(error) => (Run::empty(target), Some(error.to_string())),
+            };
+            let title = if failed.is_some() { self.about.to_owned() } else { run.title };
+            Run { scenario: self.name.to_owned(), title, failed, ..run }
+        };
+        targets.iter().zip(all).map(joined).collect()
+    }
+
+    fn round(&self, setting: &Setting<'_>) -> Result<Run, BenchError> {
+        if self.tidings_only && !setting.target.tidings {
+            return Err(BenchError::Unsupported("it takes what only Tidings has".to_owned()));
+        }
+        (self.run)(setting)
     }
 }
 
@@ -162,17 +173,7 @@ impl Setting<'_> {
     }
 
     fn run(&self, title: String, figures: Vec<Figure>) -> Run {
-        Run {
-            scenario: String::new(),
-            title,
-            target: self.target.name.clone(),
-            transport: self.target.transport,
-            figures,
-            series: Vec::new(),
-            violations: Vec::new(),
-            notes: Vec::new(),
-            failed: None,
-        }
+        Run { title, figures, ..Run::empty(self.target) }
     }
 
     /// Publishes by a schedule, in turn to so many channels, and waits until everything has arrived: what the first

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidings::hub::log::{Caps, Retention};
-use tidings::server::{LimitsConfig, ServerConfig, TimeoutsConfig};
+use tidings::server::{LimitsConfig, PresenceOptions, ServerConfig, TimeoutsConfig};
 use tidings::wire::Pattern;
 use tracing_subscriber::EnvFilter;
 
@@ -181,7 +181,7 @@ impl Sources {
 }
 
 /// Settings at the top: what `TIDINGS_…` without `__` may name.
-const TOP: [&str; 23] = [
+const TOP: [&str; 24] = [
     "listen",
     "internal_listen",
     "base_path",
@@ -198,6 +198,7 @@ const TOP: [&str; 23] = [
     "limits",
     "timeouts",
     "replay",
+    "presence",
     "auth",
     "cors",
     "retention",
@@ -300,6 +301,7 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
     server.limits = read_limits(root.section("limits"), server.limits);
     server.timeouts = read_timeouts(root.section("timeouts"), server.timeouts);
     let replay = read_replay(root.section("replay"));
+    server.presence = read_presence(root.section("presence"), server.presence);
     let auth = auth::read(root.section("auth"), root.section("cors"), credentials, &data_dir, server.dev);
     let retention = read_retention(&mut root, log);
     server.position_after = position_after(&retention, server.position_after);
@@ -319,6 +321,14 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
         log_format,
         entries: Vec::new(),
     }
+}
+
+fn read_presence(mut section: Section<'_>, default: PresenceOptions) -> PresenceOptions {
+    // Above an hour nobody would call it presence.
+    let grace = section.within("grace", default.grace, Duration::ZERO..=Duration::from_secs(3600));
+    let online_events = section.get("online_events", default.online_events);
+    section.finish();
+    PresenceOptions { grace, online_events }
 }
 
 fn read_limits(mut section: Section<'_>, default: LimitsConfig) -> LimitsConfig {
@@ -355,7 +365,8 @@ fn read_timeouts(mut section: Section<'_>, default: TimeoutsConfig) -> TimeoutsC
         head: section.within("head", default.head, range.clone()),
         body: section.within("body", default.body, range.clone()),
         idle: section.within("idle", default.idle, range.clone()),
-        progress: section.within("progress", default.progress, range),
+        progress: section.within("progress", default.progress, range.clone()),
+        poll: section.within("poll", default.poll, range),
     };
     section.finish();
     timeouts

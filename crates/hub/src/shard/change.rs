@@ -2,7 +2,7 @@
 
 use tidings_wire::{Channel, Position, Sequence};
 
-use super::{Behind, Shard, SubscriberId};
+use super::{Behind, Move, Shard, SubscriberId};
 use crate::View;
 use crate::index::ViewId;
 use crate::subscriber::{Change, Membership, PageState};
@@ -48,7 +48,14 @@ impl Shard {
         }
     }
 
+    /// The next subscriber that follows something else since it was asked last, be it that its change had waited for the
+    /// end of a block. To be asked before one is taken out.
+    pub fn next_move(&mut self) -> Option<Move> {
+        (!self.moves.is_empty()).then(|| self.moves.remove(0))
+    }
+
     fn apply(&mut self, slot: u32, change: Change) {
+        let before: Vec<View> = self.views(SubscriberId(slot)).cloned().collect();
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let mut views = std::mem::take(&mut subscriber.views).into_vec();
         for view in &change.add {
@@ -83,6 +90,11 @@ impl Shard {
         {
             // Those that are left may all have ended.
             subscriber.wants.end = true;
+        }
+        let id = SubscriberId(slot);
+        if self.subscribers[slot as usize].as_ref().is_some_and(|subscriber| !subscriber.records) {
+            let after = self.views(id).cloned().collect();
+            self.moves.push(Move { id, before, after });
         }
         self.enqueue(slot);
     }

@@ -198,6 +198,17 @@ enum Last {
     Page,
 }
 
+/// A subscriber that came to follow something else.
+#[derive(Debug)]
+pub struct Move {
+    /// Which one.
+    pub id: SubscriberId,
+    /// What it followed.
+    pub before: Vec<View>,
+    /// What it follows.
+    pub after: Vec<View>,
+}
+
 /// All subscribers of one worker.
 #[derive(Debug)]
 pub struct Shard {
@@ -226,6 +237,8 @@ pub struct Shard {
     asked: usize,
     waiting: VecDeque<Ticket>,
     kept_bytes: usize,
+    /// Subscribers that follow something else now, and nobody was told.
+    moves: Vec<Move>,
     stats: Arc<ShardStats>,
 }
 
@@ -254,6 +267,7 @@ impl Shard {
             asked: 0,
             waiting: VecDeque::new(),
             kept_bytes: 0,
+            moves: Vec::new(),
             stats: Arc::default(),
         }
     }

@@ -106,6 +106,8 @@ pub(super) async fn disconnect_user(call: Call) -> Result<Response<Body>, Proble
     if parameters.one("revoke")?.is_some() {
         return Err(Problem::not_implemented("tokens can't be revoked yet"));
     }
+    // Who polls has no connection to be named by; it comes back, and is asked anew what it may.
+    call.app.polls.release(&user);
     kick(&call.app, &ConnectionFilter { user: Some(user), ..ConnectionFilter::default() }).await
 }
 

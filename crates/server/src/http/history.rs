@@ -3,12 +3,12 @@
 use axum::body::Body;
 use http::Response;
 use serde::Serialize;
-use serde_json::value::RawValue;
-use tidings_hub::log::{Located, Order, Page, ReadLimit, Record, Selection};
+use tidings_hub::log::{Located, Order, Page, ReadLimit, Selection};
 use tidings_hub::{Hub, Timestamp, View, Who};
-use tidings_wire::{Channel, CursorKey, Data, Epoch, GapReason, Pattern, Position, Sequence};
+use tidings_wire::{CursorKey, Epoch, GapReason, Pattern, Position, Sequence};
 
-use super::parameters::{Parameters, shown};
+use super::parameters::{self, Parameters};
+use super::shown::{Gap, Shown, shown};
 use super::{Call, answer, log};
 use crate::Problem;
 
@@ -54,9 +54,9 @@ impl Asked {
             if views.len() == call.app.config.limits.channels {
                 return Err(Problem::bad_request(format!("{} channels may be asked for", views.len())));
             }
-            let pattern: Pattern = text
-                .parse()
-                .map_err(|bad| Problem::bad_request(format!("\"channel\" {:?}: {bad}", shown(text))))?;
+            let pattern: Pattern = text.parse().map_err(|bad| {
+                Problem::bad_request(format!("\"channel\" {:?}: {bad}", parameters::shown(text)))
+            })?;
             identity.require_subscribe(&pattern)?;
             views.push(View::from(pattern));
         }
@@ -160,53 +160,9 @@ struct Answer<'a> {
     next: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Gap {
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<String>,
-    to: String,
-}
-
-/// An event, with the one target that it is shown for.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: String,
-    channel: &'a str,
-    event: &'a str,
-    data: ShownData<'a>,
-    /// Unix milliseconds.
-    time: u64,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ShownData<'a> {
-    Text(&'a str),
-    Json(&'a RawValue),
-}
-
 fn events<'a>(page: &'a Page, views: &[View], who: &Who, key: &CursorKey) -> Vec<Shown<'a>> {
-    let shown = |record: &'a Record| {
-        let event = &record.event;
-        if who.is_among(&event.exclude) {
-            return None;
-        }
-        let shows = |channel: &&Channel| views.iter().any(|view| view.shows(channel));
-        Some(Shown {
-            id: key.seal(record.position).to_string(),
-            channel: event.to.channels().iter().find(shows)?.as_str(),
-            event: event.event.as_str(),
-            data: match &event.data {
-                Data::Text(text) => ShownData::Text(text),
-                // What a program inside published as JSON and is none is shown as text.
-                Data::Nothing => return None,
-                Data::Json(json) => serde_json::from_str(json).map_or(ShownData::Text(json), ShownData::Json),
-            },
-            time: record.time.0,
-        })
-    };
-    page.records.iter().filter_map(shown).collect()
+    let open = page.records.iter().filter(|record| !who.is_among(&record.event.exclude));
+    open.filter_map(|record| shown(record, views, key)).collect()
 }
 
 /// `DELETE /history`
@@ -216,9 +172,9 @@ pub(super) async fn purge(call: Call) -> Result<Response<Body>, Problem> {
     let hub = &call.app.hub;
     let removing = match (parameters.one("channel")?, parameters.one("id")?) {
         (Some(text), None) => {
-            let pattern: Pattern = text
-                .parse()
-                .map_err(|bad| Problem::bad_request(format!("\"channel\" {:?}: {bad}", shown(text))))?;
+            let pattern: Pattern = text.parse().map_err(|bad| {
+                Problem::bad_request(format!("\"channel\" {:?}: {bad}", parameters::shown(text)))
+            })?;
             let channel = pattern.exact().ok_or_else(|| {
                 Problem::bad_request("one channel is purged at a time, not all that match a pattern")
             })?;

@@ -12,10 +12,12 @@ mod log;
 mod metrics;
 mod page;
 mod parameters;
+mod poll;
 mod presence;
 mod publish;
 mod queues;
 mod routes;
+mod shown;
 mod stats;
 mod subscriptions;
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
 use self::subscriptions::Form;
 use crate::auth::Identity;
+use crate::subscribe::asks_to_poll;
 use crate::{App, Problem, stream};
 
 /// Which of a server's two addresses a router is for.
@@ -75,6 +78,11 @@ fn peer_of(request: &Request<Body>) -> SocketAddr {
 /// Answers a `POST` to the path to publish at, as the router does.
 pub(crate) async fn publish(app: Arc<App>, peer: SocketAddr, request: Request<Body>) -> Response<Body> {
     handle(app, Some(&routes::PUBLISH), peer, request).await
+}
+
+/// Answers a `GET` of events that is no stream, as the router does.
+pub(crate) async fn events(app: Arc<App>, peer: SocketAddr, request: Request<Body>) -> Response<Body> {
+    handle(app, Some(&routes::EVENTS), peer, request).await
 }
 
 /// One request.
@@ -158,6 +166,7 @@ async fn answer(route: Option<&'static Route>, call: Call, body: Body) -> Result
 async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Publish => Err(Problem::internal("a publish came the wrong way")),
+        Endpoint::Stream if asks_to_poll(call.parts.uri.query()) => poll::poll(call).await,
         Endpoint::Stream => stream::relay(&call.app, call.parts, call.peer).await,
         Endpoint::History => history::read(call).await,
         Endpoint::Purge => history::purge(call).await,

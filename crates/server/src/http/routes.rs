@@ -6,7 +6,7 @@ use http::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Publish,
-    /// Relayed from a worker; on a listener of ours a stream goes there by itself.
+    /// A poll, or a stream that is relayed from a worker; on a listener of ours a stream goes there by itself.
     Stream,
     History,
     Purge,
@@ -86,9 +86,11 @@ use Endpoint::Later;
 /// The one that is asked for the most.
 pub(super) static PUBLISH: Route = internal("/publish", &[(Method::POST, Endpoint::Publish)]);
 
+/// Streams, and polls.
+pub(super) static EVENTS: Route = public("/events", &[(Method::GET, Endpoint::Stream)]);
+
 /// Every other path of the server.
 static OTHERS: &[Route] = &[
-    public("/events", &[(Method::GET, Endpoint::Stream)]),
     public("/history", &[(Method::GET, Endpoint::History), (Method::DELETE, Endpoint::Purge)]),
     internal("/channels", &[(Method::GET, Endpoint::Channels)]),
     internal(
@@ -126,5 +128,5 @@ static OTHERS: &[Route] = &[
 
 /// Every path of the server.
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    std::iter::once(&PUBLISH).chain(OTHERS)
+    [&PUBLISH, &EVENTS].into_iter().chain(OTHERS)
 }

@@ -204,3 +204,70 @@ fn recover(presence: &mut Presence, hub: &Hub, options: &PresenceOptions) -> Res
     let until = now.plus(options.grace.max(record::RETURN));
     record::online(&**hub.log(), |user| presence.recover(&user, until, now))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidings_hub::log::{MemoryLog, MemoryLogConfig, Retention};
+    use tidings_hub::{HubConfig, Start, Subscribe};
+    use tidings_wire::{CursorKey, Epoch};
+
+    use super::record::Recorder;
+    use super::*;
+
+    fn user(id: &str) -> UserId {
+        id.parse().unwrap()
+    }
+
+    /// A node that ends without order, and one that begins in its place.
+    #[tokio::test]
+    async fn who_was_online_at_a_crash_and_stays_away_is_said_to_have_gone() {
+        let log =
+            Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(1), retention: Retention::default() }));
+        let hub = Hub::start(log, HubConfig::new(CursorKey::new([7; 16]))).unwrap();
+        let options = PresenceOptions::default();
+        let start = Timestamp::now();
+        let recorded = |door: &Doorkeeper, now| {
+            let mut recorder = Recorder::new(hub.clone(), true);
+            recorder.advance(door.tick(now).transitions);
+            recorder
+        };
+        let before = Doorkeeper::open(&hub, 1, &options);
+        for id in ["ann", "bob", "cid"] {
+            before.enter(0, Some(&user(id)), None, &[], start);
+        }
+        let mut recorder = recorded(&before, start);
+        before.leave(0, Some(&user("cid")), &[], start.plus(Duration::from_secs(1)));
+        recorder.advance(before.tick(start.plus(Duration::from_secs(6))).transitions);
+        while !recorder.is_idle() {
+            tokio::task::yield_now().await;
+            recorder.advance(Vec::new());
+        }
+        assert_eq!(
+            record::seen(&**hub.log(), &user("cid")).unwrap(),
+            Some(start.plus(Duration::from_secs(1)))
+        );
+
+        let after = Doorkeeper::open(&hub, 1, &options);
+        assert_eq!(after.online(), 2, "cid had gone");
+        after.enter(0, Some(&user("ann")), None, &[], Timestamp::now());
+        assert_eq!(after.tick(Timestamp::now()), Ticked::default(), "ann was online all the time");
+        let mut recorder = recorded(&after, Timestamp::now().plus(record::RETURN));
+        while !recorder.is_idle() {
+            tokio::task::yield_now().await;
+            recorder.advance(Vec::new());
+        }
+        let all = Subscribe { start: Start::Earliest, ..Subscribe::new([View::from(Channel::presence())]) };
+        let mut subscription = hub.subscribe(all).unwrap();
+        let mut said = Vec::new();
+        for _ in 0..5 {
+            let delivery = subscription.next().await.unwrap();
+            let event = delivery.event().unwrap();
+            let key = event.key.as_ref().unwrap();
+            said.push(format!("{} {}", key.as_str(), event.event.as_str()));
+        }
+        assert_eq!(said, ["ann online", "bob online", "cid online", "cid offline", "bob offline"]);
+        hub.close();
+    }
+}

@@ -104,6 +104,12 @@ impl Recorder {
         }
     }
 
+    /// Whether nothing is under way.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.notes.is_empty()
+    }
+
     fn publish(&mut self) {
         let count = self.waiting.len().min(BATCH);
         let events = self.waiting.iter().take(count).map(event).collect();

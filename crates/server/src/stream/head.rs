@@ -90,7 +90,11 @@ pub(crate) fn put_answer(
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\ndate: ");
     // Writing to a vector does not fail.
-    let _ = write!(out, "{}\r\n{CONTENT_LENGTH}: {}\r\n", HttpDate::from(SystemTime::now()), body.len());
+    let _ = write!(out, "{}\r\n", HttpDate::from(SystemTime::now()));
+    // RFC 9110, 8.6: there is no length of what can't be there.
+    if status != StatusCode::NO_CONTENT {
+        let _ = write!(out, "{CONTENT_LENGTH}: {}\r\n", body.len());
+    }
     if last {
         out.extend_from_slice(b"connection: close\r\n");
     }

@@ -12,6 +12,6 @@ mod worker;
 
 pub use conn::{CloseReason, ConnectionFilter, ConnectionInfo};
 pub use hot::Sockets;
-pub(crate) use open::open;
+pub(crate) use open::{come_back_after, open};
 pub(crate) use relay::relay;
 pub use worker::{StreamStats, WorkerStats, WorkersHandle};

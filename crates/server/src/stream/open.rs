@@ -3,20 +3,18 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
-use tidings_hub::durable::DurableError;
-use tidings_hub::log::{Durability, ReadError};
-use tidings_hub::{Lens, Opening, Resume, Start, Tells, Timestamp, View, Who};
-use tidings_wire::{ConnectionId, Control, Cursor, Framing, GapReason, Position, Sequence};
+use tidings_hub::{Lens, Opening, Resume, Start, Tells};
+use tidings_wire::{ConnectionId, Control, Cursor, Framing, Position, Sequence};
 
 use super::conn::About;
 use super::head;
 use super::worker::{NewStream, WorkersHandle};
+use crate::admit::{Admitted, Refused, admit, no_place};
 use crate::auth::Identity;
-use crate::subscribe::{ControlLevel, SubscribeRequest, requested_start, subscribe_request};
+use crate::subscribe::{ControlLevel, SubscribeRequest, requested_start};
 use crate::{App, Problem, accept, presence};
 
 /// How long who found no place waits at least before it comes back, and how long at most, as multiples of `retry`.
@@ -49,35 +47,27 @@ pub(crate) async fn open<'a>(
     let mut cors = HeaderMap::new();
     app.cors.apply(parts, &mut cors);
     let answer = Answer { app, parts, framing: head::framing(parts.version), cors };
-    match answer.admit(workers, peer).await {
-        Ok(stream) => Ok(Admission { workers, stream }),
-        Err(Refusal::Problem(problem)) => {
-            let problem = match answer.come_back_later(problem) {
-                Ok(bytes) => return Err(bytes),
-                Err(problem) => problem,
-            };
-            let mut response = problem.response::<String>(&app.request_id());
-            tracing::debug!(%peer, status = response.status().as_u16(), reason = problem.detail(), "no stream");
-            response.headers_mut().extend(answer.cors);
-            Err(head::last(&response))
+    let problem = match admit(app, parts, peer).await {
+        Ok(admitted) => {
+            let stream = answer.stream(workers, peer, admitted).await;
+            return Ok(Admission { workers, stream });
         }
-        Err(Refusal::ComeBack(bytes)) => Err(bytes),
-        Err(Refusal::NothingToCome) => Err(head::nothing_to_come(&answer.cors)),
-    }
-}
-
-enum Refusal {
-    Problem(Problem),
-    /// The whole answer.
-    ComeBack(Vec<u8>),
-    /// 204, upon which no `EventSource` comes back (HTML Standard, 9.2.3).
-    NothingToCome,
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Refusal {
-        Refusal::Problem(problem)
-    }
+        Err(Refused::NothingToCome) => return Err(head::nothing_to_come(&answer.cors)),
+        Err(Refused::Later { control, start, durable, .. }) if accept::names_event_stream(&parts.headers) => {
+            return Err(answer.come_back(&control, &start, durable));
+        }
+        Err(Refused::Later { control, detail, .. }) => {
+            no_place(&control, detail, come_back_after(app.config.retry))
+        }
+        Err(Refused::Problem(problem)) => match answer.come_back_later(problem) {
+            Ok(bytes) => return Err(bytes),
+            Err(problem) => problem,
+        },
+    };
+    let mut response = problem.response::<String>(&app.request_id());
+    tracing::debug!(%peer, status = response.status().as_u16(), reason = problem.detail(), "no stream");
+    response.headers_mut().extend(answer.cors);
+    Err(head::last(&response))
 }
 
 /// What the answer to one request is made of.
@@ -89,44 +79,8 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    async fn admit(&self, workers: &WorkersHandle, peer: SocketAddr) -> Result<NewStream, Refusal> {
-        let now = Timestamp::now();
-        let identity = self.app.access.identify(self.parts, peer, now).await?;
-        let request = subscribe_request(self.parts, &identity, &self.app.config.limits, &self.app.filters)?;
-        if self.app.is_draining() {
-            return Err(self.come_back(&request, &Control::Drain, "the server is stopping; try again"));
-        }
-        let permit = match self.app.limits.admit(identity.user.clone(), peer.ip()) {
-            Ok(permit) => permit,
-            Err(limit) => {
-                let detail = match limit {
-                    crate::OverLimit::Connections => {
-                        "the server has as many streams as it may; try again later"
-                    }
-                    crate::OverLimit::User => "this user has as many streams as allowed; close one",
-                    crate::OverLimit::Address => "this address has as many streams as allowed; close one",
-                };
-                return Err(self.come_back(&request, &Control::Overloaded, detail));
-            }
-        };
-        let lens = Lens {
-            who: Who { user: identity.user.clone(), client: request.client.clone() },
-            filter: request.filter.clone(),
-        };
-        let mut request = request;
-        if let (Some(name), Some(user)) = (&request.subscription, &identity.user) {
-            let start = request.start.clone();
-            let durables = self.app.hub.durables();
-            let opening = durables.open(user, name, start, &request.views, &request.asked, now);
-            request.start = opening.await.map_err(not_opened)?;
-        }
-        let resume = self.resume(&request, &lens, now).await.map_err(unreadable)?;
-        if resume.is_over() || (request.if_active && !self.is_active(&request, workers).await?) {
-            return Err(Refusal::NothingToCome);
-        }
-        if let (true, Some(reason)) = (request.only, resume.gap()) {
-            return Err(gone(reason).into());
-        }
+    async fn stream(&self, workers: &WorkersHandle, peer: SocketAddr, admitted: Admitted) -> NewStream {
+        let Admitted { request, identity, lens, resume, permit, now } = admitted;
         let (seat, id) = workers.seat();
         let watching = match request.presence.is_empty() {
             true => None,
@@ -138,7 +92,7 @@ impl Answer<'_> {
         let token = identity.expires.map(|expires| expires.since(now));
         let info = presence::info(identity.info.as_deref());
         let opening = self.opening(request, identity, lens, resume, id);
-        Ok(NewStream { opening, about, token, info, watching })
+        NewStream { opening, about, token, info, watching }
     }
 
     fn opening(
@@ -178,50 +132,11 @@ impl Answer<'_> {
         }
     }
 
-    /// Where the stream begins. A log in memory is asked at once; another may read a disk, which no thread that others
-    /// wait for does.
-    async fn resume(
-        &self,
-        request: &SubscribeRequest,
-        lens: &Lens,
-        now: Timestamp,
-    ) -> Result<Resume, ReadError> {
-        let hub = &self.app.hub;
-        if request.start == Start::Now || hub.log().durability() == Durability::Memory {
-            return hub.resume(&request.views, &request.start, lens, now);
-        }
-        let (hub, lens) = (hub.clone(), lens.clone());
-        let (views, start) = (request.views.clone(), request.start.clone());
-        tokio::task::spawn_blocking(move || hub.resume(&views, &start, &lens, now))
-            .await
-            .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
-    }
-
-    /// Whether one of the channels that were asked for has an event or an open stream.
-    async fn is_active(&self, request: &SubscribeRequest, workers: &WorkersHandle) -> Result<bool, Problem> {
-        let asked: Vec<View> = request.asked.iter().cloned().map(View::from).collect();
-        if workers.follows(&asked).await {
-            return Ok(true);
-        }
-        let (hub, head) = (self.app.hub.clone(), self.app.hub.log().head().sequence);
-        tokio::task::spawn_blocking(move || hub.log().newest(&asked, 1, head))
-            .await
-            .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
-            .map(|kept| !kept.is_empty())
-            .map_err(unreadable)
-    }
-
     /// The answer to who is to come back.
-    fn come_back(&self, request: &SubscribeRequest, control: &Control<'_>, detail: &'static str) -> Refusal {
-        let retry = spread(self.app.config.retry, COME_BACK);
-        if accept::names_event_stream(&self.parts.headers) {
-            let id = self.cursor(&request.start, request.subscription.is_some());
-            return Refusal::ComeBack(head::come_back(self.framing, &self.cors, control, retry, id.as_ref()));
-        }
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        let kind = control.event_type().trim_start_matches("tidings:");
-        let problem = Problem::new(status, kind, "No place for another stream now", detail);
-        problem.header(RETRY_AFTER, HeaderValue::from(retry.div_ceil(1000))).into()
+    fn come_back(&self, control: &Control<'_>, start: &Start, durable: bool) -> Vec<u8> {
+        let id = self.cursor(start, durable);
+        let retry = come_back_after(self.app.config.retry);
+        head::come_back(self.framing, &self.cors, control, retry, id.as_ref())
     }
 
     /// The answer to who is to come back after something that is not there just now: the log, or the keys that its
@@ -232,9 +147,7 @@ impl Answer<'_> {
             return Err(problem);
         }
         let (start, durable) = requested_start(self.parts, &self.app.config.limits)?;
-        let retry = spread(self.app.config.retry, COME_BACK);
-        let id = self.cursor(&start, durable);
-        Ok(head::come_back(self.framing, &self.cors, &Control::Overloaded, retry, id.as_ref()))
+        Ok(self.come_back(&Control::Overloaded, &start, durable))
     }
 
     /// What a client that has no stream comes back with, so that it misses nothing meanwhile: its own place; for a
@@ -254,40 +167,9 @@ impl Answer<'_> {
     }
 }
 
-/// Why there is no stream of a durable subscription. The rest is like a log that can't be read.
-fn not_opened(error: DurableError) -> Problem {
-    let detail = error.to_string();
-    match error {
-        DurableError::Read(error) => unreadable(error),
-        DurableError::Write(error) => {
-            tracing::error!(%error, "a durable subscription can't be noted");
-            let problem = Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not_stored",
-                "The subscription can't be noted",
-                "a new durable subscription can't be noted just now; try again",
-            );
-            problem.header(RETRY_AFTER, HeaderValue::from_static("3"))
-        }
-        DurableError::TooMany => {
-            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", "Too many subscriptions", detail)
-        }
-        DurableError::Absent | DurableError::TooLong | DurableError::BadId => Problem::bad_request(detail),
-    }
-}
-
-fn unreadable(error: ReadError) -> Problem {
-    tracing::error!(%error, "the log can't be read for a new stream");
-    let detail = "the log can't be read just now; try again";
-    let problem =
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log_failed", "The log can't be read", detail);
-    problem.header(RETRY_AFTER, HeaderValue::from_static("3"))
-}
-
-/// RFC 9110, 15.5.11: what was asked for is not there any more.
-fn gone(reason: GapReason) -> Problem {
-    let detail = format!("what comes after this last event id can't be told without a gap ({reason})");
-    Problem::new(StatusCode::GONE, "gap", "Events would be missing", detail)
+/// How long who found no place waits before it comes back, in milliseconds.
+pub(crate) fn come_back_after(retry: Duration) -> u32 {
+    spread(retry, COME_BACK)
 }
 
 /// A tenth more or less, in milliseconds: clients that were cut off together do not come back together.

@@ -554,6 +554,7 @@ impl Worker {
             let more_to_tell = self.tell_watchers();
             let more_records = self.shard.consume(RECORDS);
             let more_to_write = self.sweep();
+            self.report_moves();
             if passed {
                 self.pass_time();
             }
@@ -793,6 +794,7 @@ impl Worker {
 
     /// Takes a stream out. What its socket took is still sent.
     fn close(&mut self, id: SubscriberId, reason: CloseReason) {
+        self.report_moves();
         let Some(conn) = self.conns.get_mut(id.0 as usize).and_then(Option::take) else { return };
         if self.shard.is_blocked(id) {
             less(&self.counters.blocked, 1);
@@ -853,7 +855,8 @@ fn found(conns: &mut [Option<Conn>], key: Key) -> Option<(SubscriberId, &mut Con
 
 /// Whether a view is one that every stream of its kind has: the broadcasts, the user's own events.
 fn is_implicit(view: &View) -> bool {
-    view.as_str().starts_with('$')
+    let name = view.as_str();
+    name == "$all" || name.starts_with("$user/")
 }
 
 /// Reads and forgets what a client sends on its stream; why it is closed, if it is.

@@ -7,6 +7,7 @@ mod ends;
 mod history;
 mod lines;
 mod once;
+mod polling;
 mod presence;
 mod publish;
 mod surface;

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use tidings_hub::{Census, SubscriberId};
+use tidings_hub::{Census, Move, SubscriberId};
 use tidings_wire::Channel;
 
 use super::Worker;
@@ -91,8 +91,17 @@ impl Worker {
         census
     }
 
+    /// Says who follows something else since this was called last.
+    pub(super) fn report_moves(&mut self) {
+        while let Some(Move { id, before, after }) = self.shard.next_move() {
+            let Some(Some(conn)) = self.conns.get(id.0 as usize) else { continue };
+            self.door.change(self.number, conn.permit.user(), &before, &after, self.now);
+        }
+    }
+
     /// Counts who is in channels that begin to be watched. From now on what comes and goes is a change.
-    pub(super) fn count(&self, channels: &[Channel]) {
+    pub(super) fn count(&mut self, channels: &[Channel]) {
+        self.report_moves();
         for channel in channels {
             self.door.count(self.number, channel, self.census(channel));
         }
