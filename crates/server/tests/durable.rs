@@ -174,6 +174,32 @@ async fn what_was_not_acknowledged_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_poll_goes_on_from_it_too() {
+    let server = start(config()).await;
+    let ada = ada();
+    let mut stream = server.stream(&ada, "subscription=phone", None).await;
+    server.to_ada("one").await;
+    server.to_ada("two").await;
+    let data = |answer: &Value| -> Vec<String> {
+        let events = answer["events"].as_array().unwrap();
+        events.iter().map(|event| event["data"].as_str().unwrap().to_owned()).collect()
+    };
+    let poll = "/events?poll=1&subscription=phone";
+    let first = server.ok(&ada, "GET", poll).await;
+    assert_eq!(data(&first), ["one", "two"]);
+    assert_eq!(server.ok(&ada, "GET", poll).await, first, "nothing was acknowledged");
+    server.to_ada("three").await;
+    let from = first["last_event_id"].as_str().unwrap();
+    assert_eq!(data(&server.ok(&ada, "GET", &format!("{poll}&last_event_id={from}")).await), ["three"]);
+    assert_eq!(
+        data(&server.ok(&ada, "GET", poll).await),
+        ["three"],
+        "to come back with an id acknowledges it"
+    );
+    stream.until("data: three\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_stream_has_it() {
     let server = start(config()).await;
     let first = server.stream(&ada(), "subscription=phone", None).await;

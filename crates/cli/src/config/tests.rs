@@ -163,7 +163,8 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     assert_eq!(config.server.heartbeat, Duration::from_secs(12));
     assert_eq!(config.server.retry, Duration::from_secs(1));
     assert_eq!(config.server.limits.per_user, 2);
-    assert_eq!(config.retention.rules.len(), 1);
+    let rules: Vec<&str> = config.retention.rules.iter().map(|(pattern, _)| pattern.as_str()).collect();
+    assert_eq!(rules, ["a/**", "$user/*"], "what is said, and then the default for users");
     let shown = config.effective();
     for line in [
         "listen = \"127.0.0.1:3\"                            # --listen",
