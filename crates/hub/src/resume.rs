@@ -112,8 +112,10 @@ impl Resume {
         };
         match start {
             Start::Now | Start::History(0) => Ok(plain(From::Now(head))),
-            // Nothing was ever kept.
-            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => Ok(plain(From::Now(head))),
+            // Nothing was ever kept. What is until the subscriber has its place is for it.
+            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => {
+                Ok(plain(From::After(head)))
+            }
             Start::Earliest => Ok(first(None, Only::Whole)),
             Start::Latest => Ok(first(None, Only::Latest)),
             Start::History(count) => {
@@ -123,7 +125,8 @@ impl Resume {
                     selection.after = newest_shown(log, &selection.view, views, count, head, lens, now)?;
                 }
                 if selections.is_empty() {
-                    return Ok(plain(From::Now(head)));
+                    // What comes until the subscriber has its place is for it, as it is behind a history that has something.
+                    return Ok(plain(From::After(head)));
                 }
                 Ok(first(Some(selections.into()), Only::Whole))
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tidings_hub::log::{MemoryLog, MemoryLogConfig, Retention};
 use tidings_hub::{
-    Change, Hub, HubConfig, Lens, Opening, Pending, Shard, Start, SubscriberId, Tells, Timestamp, View, Who,
+    Change, Hub, HubConfig, Lens, Opening, Pending, Resume, Shard, Start, SubscriberId, Tells, Timestamp,
+    View, Who,
 };
 use tidings_wire::{
     Channel, CursorKey, Data, Epoch, Event, Exclude, Framing, Limits, Message, Number, Parser, Pattern,
@@ -39,8 +40,14 @@ impl World {
     }
 
     fn subscribe(&mut self, views: &[&str], start: Start, lens: Lens) -> SubscriberId {
+        let followed: Vec<View> = views.iter().map(|text| view(text)).collect();
+        let resume = self.hub.resume(&followed, &start, &lens, NOW).unwrap();
+        self.open(views, resume, lens)
+    }
+
+    /// Subscribes where a place was found before.
+    fn open(&mut self, views: &[&str], resume: Resume, lens: Lens) -> SubscriberId {
         let views: Vec<View> = views.iter().map(|text| view(text)).collect();
-        let resume = self.hub.resume(&views, &start, &lens, NOW).unwrap();
         let opening = Opening {
             views,
             resume,
@@ -54,6 +61,11 @@ impl World {
         };
         self.parser = Parser::new(Limits::default());
         self.shard.subscribe(opening, NOW)
+    }
+
+    fn purge(&self, channel: &str) {
+        let removed = self.hub.log().purge(channel.parse().unwrap());
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(removed).unwrap();
     }
 
     /// Everything that is to be written to a subscriber, read as a client does; control events as their types.
@@ -281,4 +293,17 @@ fn a_change_in_the_middle_of_a_block_waits_for_its_end() {
     world.publish(event(&["a"], "", "no more"));
     world.publish(event(&["b"], "", "b after"));
     assert_eq!(world.read(id), ["long enough to be cut", "b before", "b after"]);
+}
+
+#[test]
+fn nothing_is_lost_between_an_empty_history_and_the_stream() {
+    let mut world = World::new(1000);
+    let (_, lens) = now();
+    for start in [Start::Earliest, Start::History(5)] {
+        let resume = world.hub.resume(&[view("a")], &start, &lens, NOW).unwrap();
+        world.publish(event(&["a"], "", "meanwhile"));
+        let id = world.open(&["a"], resume, lens.clone());
+        assert_eq!(world.read(id), ["meanwhile"], "{start:?}");
+        world.purge("a");
+    }
 }
