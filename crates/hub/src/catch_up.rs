@@ -9,6 +9,7 @@ use tidings_wire::{CursorKey, EncodedEvent, Sequence};
 use crate::Timestamp;
 use crate::conflate::Sight;
 use crate::log::{Log, Order, ReadError, ReadLimit, Record, Selection};
+use crate::resume::{Ended, ended};
 use crate::window::Waker;
 
 /// How many records one page may have.
@@ -50,6 +51,8 @@ pub(crate) struct EncodedPage {
     pub(crate) skipped: u64,
     pub(crate) through: Sequence,
     pub(crate) floor: Sequence,
+    /// Which of the reader's channels have ended.
+    pub(crate) ended: Ended,
 }
 
 impl EncodedPage {
@@ -58,6 +61,7 @@ impl EncodedPage {
         key: &CursorKey,
         request: &PageRequest,
     ) -> Result<EncodedPage, ReadError> {
+        let ended = ended(log, &request.sight.views);
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
         let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
         let skipped = request.sight.choose(log, &mut page.records)?;
@@ -70,6 +74,7 @@ impl EncodedPage {
             skipped,
             through: page.through,
             floor: page.floor,
+            ended,
         })
     }
 }

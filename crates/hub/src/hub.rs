@@ -5,14 +5,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tidings_wire::{Channel, Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
+use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 
 use crate::catch_up::CatchUp;
 use crate::durable::Durables;
 use crate::log::{
     AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
 };
-use crate::resume::{ReplayCaps, Resume, Start, ended};
+use crate::resume::{Ended, ReplayCaps, Resume, Start, ended};
 use crate::shard::Shard;
 use crate::subscription::{Subscribe, Subscription};
 use crate::window::{Entry, Waker, Window, Writer};
@@ -312,8 +312,8 @@ impl Hub {
         Resume::find(&*self.inner.log, &config.cursor_key, config.replay, views, start, lens, now)
     }
 
-    /// Which of these channels have ended, and where.
-    pub fn ended(&self, views: &[View]) -> Vec<(Channel, Sequence)> {
+    /// Which of these channels have ended.
+    pub fn ended(&self, views: &[View]) -> Ended {
         ended(&*self.inner.log, views)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tidings_wire::{Channel, Pattern};
+use tidings_wire::{Channel, Pattern, Sequence};
 
 use crate::View;
 
@@ -16,11 +16,21 @@ pub(crate) struct Followed {
     pub(crate) recent: VecDeque<u64>,
     /// The index from which on `recent` has everything.
     pub(crate) complete_from: u64,
-    /// It is a channel, and its last event came.
-    pub(crate) ended: bool,
+    /// It is a channel that has ended, with this record, as is known of the log up to `known_to`. That may be ahead of
+    /// what has come through the window.
+    pub(crate) ended: Option<Sequence>,
+    known_to: Sequence,
 }
 
 impl Followed {
+    /// Takes in whether the channel has ended as of a place, unless something newer is known.
+    pub(crate) fn learn(&mut self, place: Sequence, ended: Option<Sequence>) {
+        if place >= self.known_to {
+            self.known_to = place;
+            self.ended = ended;
+        }
+    }
+
     /// The place in `recent` of the first entry that comes at an index or after it. Whoever is behind is mostly behind
     /// by the newest few, so those are looked at first.
     pub(crate) fn first_from(&self, index: u64) -> usize {
@@ -82,7 +92,8 @@ impl Index {
             members: Vec::new(),
             recent: VecDeque::new(),
             complete_from,
-            ended: false,
+            ended: None,
+            known_to: Sequence::START,
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -131,6 +142,14 @@ impl Index {
     /// All views.
     pub(crate) fn followed(&self) -> impl Iterator<Item = &Followed> {
         self.views.iter().flatten()
+    }
+
+    /// Forgets which channels have ended.
+    pub(crate) fn forget_ends(&mut self) {
+        for followed in self.views.iter_mut().flatten() {
+            followed.known_to = Sequence::START;
+            followed.ended = None;
+        }
     }
 
     /// Adds the views that show a channel to `out`.
@@ -268,7 +287,8 @@ mod tests {
                 members: Vec::new(),
                 recent: recent.clone(),
                 complete_from: 0,
-                ended: false,
+                ended: None,
+                known_to: Sequence::START,
             };
             for index in 0..length * 2 + 2 {
                 let expected = recent.partition_point(|entry| *entry < index);

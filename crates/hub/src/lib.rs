@@ -29,7 +29,7 @@ pub use poll::{Answer, Poll, Polls};
 pub use presence::{
     Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
 };
-pub use resume::{ReplayCaps, Resume, Start};
+pub use resume::{Ended, ReplayCaps, Resume, Start};
 pub use shard::{Cut, Move, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
 pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};

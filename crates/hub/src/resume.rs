@@ -39,8 +39,8 @@ pub struct Resume {
     pub(crate) gap: Option<Gap>,
     /// Losses up to this place are told, or were not asked for.
     pub(crate) forgiven: Sequence,
-    /// Which of the channels have ended, and where.
-    pub(crate) ended: Vec<(Channel, Sequence)>,
+    /// Which of the channels have ended.
+    pub(crate) ended: Ended,
     /// There is nothing more to come: all channels have ended, and the client has seen that.
     over: bool,
 }
@@ -89,8 +89,8 @@ impl Resume {
         if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
             let asked: Vec<_> = views.iter().filter(|view| !view.is_system()).collect();
             found.over = !asked.is_empty()
-                && found.ended.len() == asked.len()
-                && found.ended.iter().all(|(_, end)| end <= after);
+                && found.ended.channels.len() == asked.len()
+                && found.ended.channels.iter().all(|(_, end)| end <= after);
         }
         Ok(found)
     }
@@ -138,7 +138,7 @@ impl Resume {
     }
 
     fn new(from: From, gap: Option<Gap>, forgiven: Sequence) -> Resume {
-        Resume { from, gap, forgiven, ended: Vec::new(), over: false }
+        Resume { from, gap, forgiven, ended: Ended::default(), over: false }
     }
 
     fn unknown(head: Sequence) -> Resume {
@@ -178,13 +178,25 @@ impl Resume {
     }
 }
 
-/// Which channels among the views have ended, and where.
-pub(crate) fn ended(log: &dyn Log, views: &[View]) -> Vec<(Channel, Sequence)> {
+/// Which channels have ended, as the log said at some time. Until that is heeded a channel may have ended, or have begun
+/// anew: what has come through the window since then is newer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The newest record before the log was asked.
+    pub(crate) asked_at: Sequence,
+    /// Those that have ended, each with its last record.
+    pub(crate) channels: Vec<(Channel, Sequence)>,
+}
+
+/// Which channels among the views have ended.
+pub(crate) fn ended(log: &dyn Log, views: &[View]) -> Ended {
+    let asked_at = log.head().sequence;
     let channels = views.iter().filter_map(|view| match view {
         View::Channel(channel) if !view.is_system() => Some(channel),
         _ => None,
     });
-    channels.filter_map(|channel| Some((channel.clone(), log.ended(channel)?))).collect()
+    let channels = channels.filter_map(|channel| Some((channel.clone(), log.ended(channel)?))).collect();
+    Ended { asked_at, channels }
 }
 
 /// In so many channels of a pattern the newest events are counted as this subscriber sees them; in further ones the

@@ -4,14 +4,14 @@ use std::num::NonZeroU128;
 use std::sync::Arc;
 
 use tidings_wire::{
-    Channel, ClientId, ConnectionId, Control, Event, Exclude, Framing, GapReason, Position, Sequence, UserId,
+    ClientId, ConnectionId, Control, Event, Exclude, Framing, GapReason, Position, Sequence, UserId,
 };
 
 use crate::catch_up::EncodedPage;
 use crate::filter::Filter;
 use crate::index::ViewId;
 use crate::log::Selection;
-use crate::resume::Gap;
+use crate::resume::{Ended, Gap};
 use crate::{Timestamp, View};
 
 /// Who a subscriber is over all its connections, for events that exclude somebody.
@@ -179,8 +179,8 @@ pub struct Change {
     pub add: Vec<View>,
     /// What it follows no more.
     pub remove: Vec<View>,
-    /// Which channels of those that are added have ended, and where.
-    pub ended: Vec<(Channel, Sequence)>,
+    /// Which channels of those that are added have ended.
+    pub ended: Ended,
 }
 
 #[derive(Debug, Clone, Copy)]

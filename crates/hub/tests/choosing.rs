@@ -296,6 +296,34 @@ fn a_change_in_the_middle_of_a_block_waits_for_its_end() {
 }
 
 #[test]
+fn a_stream_whose_channel_ends_while_it_is_on_its_way_ends() {
+    let mut world = World::new(1000);
+    let (start, lens) = now();
+    world.publish(event(&["a"], "", "1"));
+    let resume = world.hub.resume(&[view("a")], &start, &lens, NOW).unwrap();
+    world.publish(Event { end: true, ..event(&["a"], "", "last") });
+    let id = world.open(&["a"], resume, lens);
+    assert_eq!(world.read(id), ["end", "over"]);
+}
+
+#[test]
+fn a_stream_whose_channel_begins_anew_while_it_is_on_its_way_goes_on() {
+    let mut world = World::new(1000);
+    let (_, lens) = now();
+    let last = world.publish(Event { end: true, ..event(&["a"], "", "last") });
+    let before = world.publish(event(&["b"], "", "b"));
+    let (views, start) = ([view("a"), view("b")], Start::Cursor(last));
+    world.publish(Event { end: true, ..event(&["b"], "", "last of b") });
+    let resume = world.hub.resume(&views, &start, &lens, NOW).unwrap();
+    assert!(!resume.is_over(), "after {before} there is more");
+    world.purge("a");
+    world.publish(event(&["a"], "", "anew"));
+    let id = world.open(&["a", "b"], resume, lens);
+    let told = world.read(id);
+    assert_eq!(told.last().unwrap(), "anew", "{told:?}");
+}
+
+#[test]
 fn nothing_is_lost_between_an_empty_history_and_the_stream() {
     let mut world = World::new(1000);
     let (_, lens) = now();

@@ -66,7 +66,7 @@ impl Shard {
     pub(super) fn begin(&mut self, slot: u32, resume: Resume) -> Position {
         let here = self.reader.consumed();
         let Resume { from, gap, forgiven, ended, .. } = resume;
-        self.note_ended(slot, &ended);
+        self.note_ended(slot, &ended, |_| true);
         let (after, beginning) = match from {
             From::Now(head) => {
                 // Records up to `head` may not have come through the window yet; they are older than the request.

@@ -1,10 +1,9 @@
-//! Running subscribers that come to follow other channels, and channels that end.
+//! Running subscribers that come to follow other channels.
 
-use tidings_wire::{Channel, Position, Sequence};
+use tidings_wire::{Position, Sequence};
 
 use super::{Behind, Move, Shard, SubscriberId};
 use crate::View;
-use crate::index::ViewId;
 use crate::subscriber::{Change, Membership, PageState};
 
 impl Shard {
@@ -84,7 +83,7 @@ impl Shard {
             self.kept_bytes -= super::page_bytes(&reading.page).min(self.kept_bytes);
             reading.page = PageState::Needed;
         }
-        self.note_ended(slot, &change.ended);
+        self.note_ended(slot, &change.ended, |view| change.add.contains(view));
         if !change.remove.is_empty()
             && let Some(subscriber) = &mut self.subscribers[slot as usize]
         {
@@ -126,43 +125,6 @@ impl Shard {
             self.index.release(membership.view);
         }
     }
-
-    /// Keeps in mind which channels have ended, as the log says.
-    pub(super) fn note_ended(&mut self, slot: u32, ended: &[(Channel, Sequence)]) {
-        if ended.is_empty() {
-            return;
-        }
-        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
-        subscriber.wants.end = true;
-        for membership in &subscriber.views {
-            let Some(followed) = self.index.get_mut(membership.view) else { continue };
-            if let View::Channel(channel) = &followed.view
-                && ended.iter().any(|(name, _)| name == channel)
-            {
-                followed.ended = true;
-            }
-        }
-    }
-
-    /// A channel's last event came: whoever has it looks, once it was written, whether that was all.
-    pub(super) fn channel_ends(&mut self, view: ViewId) {
-        let Some(followed) = self.index.get_mut(view) else { return };
-        followed.ended = true;
-        for member in &followed.members {
-            if let Some(subscriber) = &mut self.subscribers[*member as usize] {
-                subscriber.wants.end = true;
-            }
-        }
-    }
-
-    /// Whether there is nothing more to come for a subscriber that is up to date: every channel that it asked for is
-    /// an exact one and has ended. What is sent to all and to its user comes as long as there is a channel.
-    pub(super) fn is_over(&self, slot: u32) -> bool {
-        let Some(subscriber) = &self.subscribers[slot as usize] else { return false };
-        let followed = subscriber.views.iter().filter_map(|membership| self.index.get(membership.view));
-        let mut asked = followed.filter(|followed| !followed.view.is_system()).peekable();
-        asked.peek().is_some() && asked.all(|followed| followed.ended)
-    }
 }
 
 impl Change {
@@ -175,8 +137,14 @@ impl Change {
     fn then(&mut self, next: Change) {
         self.add.retain(|view| !next.remove.contains(view));
         self.remove.retain(|view| !next.add.contains(view));
+        // What has come since the log was asked first has come since it was asked again, or is known to that answer.
+        self.ended.asked_at = match (self.add.is_empty(), next.add.is_empty()) {
+            (true, _) => next.ended.asked_at,
+            (_, true) => self.ended.asked_at,
+            _ => self.ended.asked_at.min(next.ended.asked_at),
+        };
+        self.ended.channels.extend(next.ended.channels);
         self.add.extend(next.add);
         self.remove.extend(next.remove);
-        self.ended.extend(next.ended);
     }
 }

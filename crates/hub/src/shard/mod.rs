@@ -10,6 +10,7 @@
 
 mod begin;
 mod change;
+mod ends;
 mod gather;
 mod plan;
 mod presence;
@@ -306,6 +307,7 @@ impl Shard {
                 self.index.lookup(channel, &mut self.found);
             }
             let before = entry.before();
+            let place = entry.sequence();
             let ends = entry.record.event.end;
             for view in &self.found {
                 let Some(followed) = self.index.get_mut(*view) else { continue };
@@ -318,7 +320,7 @@ impl Shard {
                 }
                 followed.recent.push_back(index);
                 // A channel that begins anew after its events were removed.
-                followed.ended = false;
+                followed.learn(place, None);
                 for member in &followed.members {
                     let mark = &mut self.marks[*member as usize];
                     match mark.behind {
@@ -337,21 +339,10 @@ impl Shard {
                 }
             }
             if ends {
-                self.ends();
+                self.channels_end(place);
             }
         }
         true
-    }
-
-    /// What was just consumed is the last event of its channels.
-    #[cold]
-    fn ends(&mut self) {
-        for at in 0..self.found.len() {
-            let view = self.found[at];
-            if self.index.get(view).is_some_and(|followed| matches!(followed.view, View::Channel(_))) {
-                self.channel_ends(view);
-            }
-        }
     }
 
     /// Registers a subscriber where the shard stands, ready to be written its head.
@@ -682,6 +673,8 @@ impl Shard {
     fn rejoin(&mut self) {
         let reached = self.reader.consumed();
         self.reader.rejoin();
+        // In between, channels may have ended or begun anew: whoever follows them is told with its page of the log.
+        self.index.forget_ends();
         for slot in 0..u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX) {
             let Some(subscriber) = &mut self.subscribers[slot as usize] else { continue };
             let mark = &mut self.marks[slot as usize];

@@ -1,5 +1,7 @@
 //! The log, for who is behind the window: page by page, each with a look at what was removed.
 
+use std::mem;
+
 use tidings_wire::{Epoch, GapReason, Position, Sequence};
 
 use super::gather::{envelope, framed};
@@ -203,11 +205,14 @@ impl Shard {
     /// Everything up to `through` was written or isn't shown.
     pub(super) fn page_done(&mut self, slot: u32, through: Sequence) {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
-        if let Some(PageState::Here { page, .. }) = subscriber.reading.as_ref().map(|reading| &reading.page) {
+        if let Some(Reading { page: PageState::Here { page, .. }, .. }) = subscriber.reading.as_deref_mut() {
             let skipped = page.skipped;
+            let ended = mem::take(&mut page.ended);
             subscriber.passed_over(skipped);
             ShardStats::add(&self.stats.skipped, skipped);
+            self.note_ended(slot, &ended, |_| true);
         }
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let Some(reading) = &mut subscriber.reading else { return };
         let through = match &reading.beginning {
             Some(beginning) => through.min(beginning.through),
