@@ -335,3 +335,35 @@ fn nothing_is_lost_between_an_empty_history_and_the_stream() {
         world.purge("a");
     }
 }
+
+#[test]
+fn what_is_added_to_a_history_that_is_read_begins_behind_it() {
+    for start in [Start::History(5), Start::Latest, Start::Earliest] {
+        let mut world = World::new(1000);
+        let (_, lens) = now();
+        world.publish(event(&["a"], "k", "a1"));
+        world.publish(event(&["b"], "", "b before"));
+        let head = world.publish(event(&["a"], "l", "a2"));
+        let id = world.subscribe(&["a"], start.clone(), lens);
+        let add = Change { add: vec![view("b")], ..Change::default() };
+        let from = world.shard.change(id, add);
+        assert_eq!(Some(from), world.hub.key().open(&head).ok(), "{start:?}: behind what is read first");
+        world.publish(event(&["b"], "", "b after"));
+        assert_eq!(world.read(id), ["a1", "a2", "b after"], "{start:?}");
+    }
+}
+
+#[test]
+fn what_is_taken_from_a_history_that_is_read_comes_no_more() {
+    for start in [Start::History(5), Start::Latest, Start::Earliest] {
+        let mut world = World::new(1000);
+        let (_, lens) = now();
+        world.publish(event(&["a"], "k", "a1"));
+        world.publish(event(&["b"], "k", "b1"));
+        world.publish(event(&["c/1"], "k", "c1"));
+        let id = world.subscribe(&["a", "b", "c/*"], start.clone(), lens);
+        let remove = Change { remove: vec![view("b"), view("c/*")], ..Change::default() };
+        world.shard.change(id, remove);
+        assert_eq!(world.read(id), ["a1"], "{start:?}");
+    }
+}

@@ -4,13 +4,15 @@ use tidings_wire::{Position, Sequence};
 
 use super::{Behind, Move, Shard, SubscriberId};
 use crate::View;
-use crate::subscriber::{Change, Membership, PageState};
+use crate::log::Selection;
+use crate::subscriber::{Beginning, Change, Membership, Only, PageState, Reading};
 
 impl Shard {
     /// Changes what a subscriber follows, and says from where on it is shown what was added: its present place. What
     /// lies before that is not sent, since the ids of a stream never go back; it is to be had as history.
     ///
-    /// In the middle of a block the change waits for its end, and begins there.
+    /// In the middle of a block the change waits for its end, and begins there. While a subscriber reads what it asked
+    /// for first, such as a history, it begins behind that; and behind what it was told is missing.
     pub fn change(&mut self, id: SubscriberId, change: Change) -> Position {
         let slot = id.0 as usize;
         // What is there already is not for it as far as it is up to date.
@@ -18,14 +20,23 @@ impl Shard {
         let Some(subscriber) = &mut self.subscribers[slot] else { return self.here() };
         if subscriber.offset == 0 {
             self.apply(id.0, change);
-            return self.position(id);
+            return self.added_from(slot, self.position(id));
         }
         match &mut subscriber.change {
             Some(waiting) => waiting.then(change),
             None => subscriber.change = Some(Box::new(change)),
         }
         let at = self.begun_at(slot).unwrap_or_else(|| self.position(id).sequence);
-        self.at(at)
+        self.added_from(slot, self.at(at))
+    }
+
+    /// Where something begins that is added to a subscriber at a place.
+    fn added_from(&self, slot: usize, place: Position) -> Position {
+        let reading = self.subscribers[slot].as_ref().and_then(|subscriber| subscriber.reading.as_ref());
+        match reading.and_then(|reading| reading.settled_from()) {
+            Some(settled) if settled > place.sequence => self.at(settled),
+            _ => place,
+        }
     }
 
     /// The record whose first half was written.
@@ -68,6 +79,7 @@ impl Shard {
                 self.part(views.swap_remove(at));
             }
         }
+        let stays: Vec<&View> = before.iter().filter(|view| !change.remove.contains(view)).collect();
         let mark = &mut self.marks[slot as usize];
         if let Behind::Through(_) = mark.behind {
             // The others may show something behind the same place, and the one may be gone.
@@ -82,6 +94,7 @@ impl Shard {
         if let Some(reading) = &mut subscriber.reading {
             self.kept_bytes -= super::page_bytes(&reading.page).min(self.kept_bytes);
             reading.page = PageState::Needed;
+            reading.change(mark.after, &stays, !change.add.is_empty());
         }
         self.note_ended(slot, &change.ended, |view| change.add.contains(view));
         if !change.remove.is_empty()
@@ -123,6 +136,37 @@ impl Shard {
             }
         } else if followed.members.is_empty() {
             self.index.release(membership.view);
+        }
+    }
+}
+
+impl Reading {
+    /// Up to where something is read, or was told to be missing, that is not to be read of what is added.
+    fn settled_from(&self) -> Option<Sequence> {
+        let through = self.beginning.as_ref().map(|beginning| beginning.through);
+        through.max(Some(self.forgiven))
+    }
+
+    /// What is read first, or was told to be missing, is so of what was followed then, as far as that stays: not of what
+    /// is added, and no more of what is taken away.
+    fn change(&mut self, after: Sequence, stays: &[&View], adds: bool) {
+        let all =
+            || stays.iter().map(|view| Selection { view: (*view).clone(), after: Sequence::START }).collect();
+        match &mut self.beginning {
+            Some(Beginning { selections: Some(selections), .. }) => {
+                let mut selected = std::mem::take(selections).into_vec();
+                selected.retain(|selection| match &selection.view {
+                    View::Channel(channel) => stays.iter().any(|view| view.shows(channel)),
+                    View::Pattern(_) => stays.contains(&&selection.view),
+                });
+                *selections = selected.into();
+            }
+            Some(beginning) if adds => beginning.selections = Some(all()),
+            None if adds && self.forgiven > after => {
+                let (through, only) = (self.forgiven, Only::Conflated);
+                self.beginning = Some(Beginning { selections: Some(all()), through, only });
+            }
+            Some(_) | None => {}
         }
     }
 }
