@@ -367,3 +367,25 @@ fn what_is_taken_from_a_history_that_is_read_comes_no_more() {
         assert_eq!(world.read(id), ["a1"], "{start:?}");
     }
 }
+
+#[test]
+fn changes_are_carried_out_in_their_order() {
+    let mut world = World::new(1000);
+    let (start, lens) = now();
+    let id = world.subscribe(&["a"], start, lens);
+    assert!(world.read(id).is_empty());
+    world.publish(event(&["a"], "", "cut"));
+    while world.shard.consume(usize::MAX) {}
+    let Pending::Bytes(bytes) = world.shard.pending(id, NOW) else { panic!("an event is pending") };
+    let all = bytes.len();
+    world.shard.wrote(id, 10, NOW);
+    world.shard.change(id, Change { remove: vec![view("a")], add: vec![view("b")], ..Change::default() });
+    let Pending::Bytes(rest) = world.shard.pending(id, NOW) else { panic!("the rest is pending") };
+    assert_eq!(rest.len(), all - 10);
+    world.shard.wrote(id, all - 10, NOW);
+    // The block has ended, and nobody has looked since.
+    world.shard.change(id, Change { remove: vec![view("b")], add: vec![view("a")], ..Change::default() });
+    world.publish(event(&["a"], "", "of a"));
+    world.publish(event(&["b"], "", "of b"));
+    assert_eq!(world.read(id), ["of a"]);
+}

@@ -19,6 +19,8 @@ impl Shard {
         while self.consume(usize::MAX) {}
         let Some(subscriber) = &mut self.subscribers[slot] else { return self.here() };
         if subscriber.offset == 0 {
+            // One that waited for the end of a block which has come since.
+            self.apply_waiting(id.0);
             self.apply(id.0, change);
             return self.added_from(slot, self.position(id));
         }
