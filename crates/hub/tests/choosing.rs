@@ -389,3 +389,19 @@ fn changes_are_carried_out_in_their_order() {
     world.publish(event(&["b"], "", "of b"));
     assert_eq!(world.read(id), ["of a"]);
 }
+
+#[test]
+fn what_is_passed_over_is_counted_once() {
+    let mut world = World::new(1000);
+    let (start, lens) = now();
+    let id = world.subscribe(&["a"], start, lens);
+    assert!(world.read(id).is_empty());
+    world.publish(event(&["a"], "", "first"));
+    world.publish(event(&["a"], "k", "old"));
+    world.publish(event(&["b"], "", "other"));
+    world.publish(event(&["a", "c"], "", "removed"));
+    world.publish(event(&["a"], "k", "new"));
+    world.purge("c");
+    // The purged record is what is behind the old one: whether it is missing is asked of the log.
+    assert_eq!(world.read(id), ["first", "skipped {\"count\":1}", "removed", "new"]);
+}

@@ -85,18 +85,17 @@ impl Shard {
         if let Some(last) = done.checked_sub(1).and_then(|last| self.reader.get(self.picks[last])) {
             mark.after = last.sequence();
         }
-        match next {
-            Some(next) => {
-                mark.from = next;
-                if let Some(entry) = self.reader.get(next) {
-                    mark.after = mark.after.max(entry.before());
-                    if let Some(subscriber) = &mut self.subscribers[slot] {
-                        subscriber.ephemeral_begun = entry.ephemeral;
-                    }
-                }
+        if next.is_none() && self.picked_to >= self.reader.at() {
+            mark.behind = Behind::Not;
+            return;
+        }
+        // What was counted as passed over lies before its place: the log is not asked for that again.
+        mark.from = next.unwrap_or(self.picked_to);
+        if let Some(entry) = self.reader.get(mark.from) {
+            mark.after = mark.after.max(entry.before());
+            if let Some(subscriber) = &mut self.subscribers[slot] {
+                subscriber.ephemeral_begun = entry.ephemeral;
             }
-            None if self.picked_to >= self.reader.at() => mark.behind = Behind::Not,
-            None => mark.from = self.picked_to,
         }
     }
 
