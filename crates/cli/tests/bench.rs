@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -272,8 +272,10 @@ fn a_benchmark_that_is_ended_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let tmp = folder.path().join("tmp");
         std::fs::create_dir(&tmp).unwrap();
+        // A signal that is ignored at the start stays so, and whoever runs the tests under nohup ignores SIGHUP.
         let mut bench = Running::start(
-            tidings()
+            Command::new("env")
+                .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tidings")])
                 .env("TMPDIR", &tmp)
                 .args(["bench", "--scenario", "idle", "--subscribers", "10", "--target"])
                 .arg(scripted(folder.path())),

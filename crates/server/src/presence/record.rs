@@ -62,14 +62,18 @@ impl Recorder {
             }
         }
         let mut context = Context::from_waker(Waker::noop());
+        let mut lost = (0_usize, None);
         self.notes.retain_mut(|noting| match noting.as_mut().poll(&mut context) {
             Poll::Pending => true,
             Poll::Ready(Ok(())) => false,
             Poll::Ready(Err(error)) => {
-                tracing::warn!(%error, "when users were seen is not noted");
+                lost = (lost.0 + 1, Some(error));
                 false
             }
         });
+        if let (notes, Some(error)) = lost {
+            tracing::warn!(%error, notes, "when users were seen is not noted");
+        }
         loop {
             let Some((count, publishing)) = &mut self.publishing else {
                 if self.waiting.is_empty() {

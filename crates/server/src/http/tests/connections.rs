@@ -14,7 +14,7 @@ use crate::auth::AccessConfig;
 pub(super) struct Stream {
     socket: TcpStream,
     pub(super) text: String,
-    connection: String,
+    pub(super) connection: String,
 }
 
 impl Stream {

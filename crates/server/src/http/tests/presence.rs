@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidings_hub::Timestamp;
 
 use super::connections::{Stream, listening_with};
-use super::{SECRET, Server, token};
+use super::{SECRET, Server, request, token};
 use crate::auth::{AccessConfig, GrantTemplates, KeyConfig, NewToken, Secret};
 use crate::{PresenceOptions, ServerConfig};
 
@@ -150,6 +150,35 @@ async fn several_channels_are_told_apart() {
 }
 
 #[tokio::test]
+async fn who_follows_something_else_has_moved() {
+    let (server, address) = started(Duration::from_millis(50), &["**"]).await;
+    let admin = token(None, true);
+    let query = format!("channel=a&channel=b&presence=1&token={}", of("ann"));
+    let mut watcher = Stream::open(address, &query).await;
+    let bob = Stream::open(address, &format!("channel=a&token={}", of("bob"))).await;
+    assert_eq!(users(&watcher.digest().await["joined"]), ["bob"]);
+    let connection = bob.connection.clone();
+    let change = |method: &'static str, channel: &'static str| {
+        let body = json!({"connection": connection, "channels": [channel]}).to_string();
+        let mut request = request(method, "/subscriptions", body.into());
+        request.headers_mut().insert("authorization", format!("Bearer {admin}").parse().unwrap());
+        request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        server.send(request)
+    };
+    change("POST", "b").await.ok();
+    let digest = watcher.digest().await;
+    assert_eq!((&digest["channel"], users(&digest["joined"])), (&json!("b"), vec!["bob"]));
+    change("DELETE", "a").await.ok();
+    let digest = watcher.digest().await;
+    assert_eq!((&digest["channel"], users(&digest["left"])), (&json!("a"), vec!["bob"]));
+    drop(bob);
+    let digest = watcher.digest().await;
+    assert_eq!((&digest["channel"], users(&digest["left"])), (&json!("b"), vec!["bob"]));
+    assert_eq!(digest["connections"], 1);
+    server.app.begin_drain();
+}
+
+#[tokio::test]
 async fn the_presence_grant_is_needed_on_every_way() {
     let (server, address) = started(NEVER, &["open/*"]).await;
     let ann = of("ann");
@@ -244,6 +273,15 @@ async fn users_are_online_until_the_grace_time_is_over() {
     events.read_until("event: offline\ndata: {\"user\":\"ann\",\"at\":").await;
     let answer = server.as_who(&admin, "GET", "/users?user=ann").await.ok();
     assert_eq!((&answer[0]["online"], &answer[0]["connections"]), (&json!(false), &json!(0)));
+    // It is noted once the event is stored.
+    let seen = loop {
+        let answer = server.as_who(&admin, "GET", "/users?user=ann").await.ok();
+        if let Some(seen) = answer[0]["last_seen"].as_u64() {
+            break seen;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!((before..=Timestamp::now().0).contains(&seen));
 
     // It is a channel like any: what was missed is had again, and the newest of each key is who is there.
     let history = server.as_who(&of("x"), "GET", "/history?channel=$presence").await.ok();
