@@ -84,40 +84,18 @@ impl Resume {
         lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
-        let mut found = Resume::place(log, key, caps, views, start, lens, now)?;
-        found.ended = ended(log, views);
-        if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
-            let asked: Vec<_> = views.iter().filter(|view| !view.is_system()).collect();
-            found.over = !asked.is_empty()
-                && found.ended.channels.len() == asked.len()
-                && found.ended.channels.iter().all(|(_, end)| end <= after);
-        }
-        Ok(found)
-    }
-
-    fn place(
-        log: &dyn Log,
-        key: &CursorKey,
-        caps: ReplayCaps,
-        views: &[View],
-        start: &Start,
-        lens: &Lens,
-        now: Timestamp,
-    ) -> Result<Resume, ReadError> {
         let head = log.head().sequence;
         let plain = |from| Resume::new(from, None, Sequence::START);
         let first = |selections, only| {
             let beginning = Beginning { selections, through: head, only };
             Resume::new(From::Beginning(beginning), None, log.floor(views))
         };
-        match start {
-            Start::Now | Start::History(0) => Ok(plain(From::Now(head))),
+        let mut found = match start {
+            Start::Now | Start::History(0) => plain(From::Now(head)),
             // Nothing was ever kept. What is until the subscriber has its place is for it.
-            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => {
-                Ok(plain(From::After(head)))
-            }
-            Start::Earliest => Ok(first(None, Only::Whole)),
-            Start::Latest => Ok(first(None, Only::Latest)),
+            _ if head == Sequence::START && !matches!(start, Start::Cursor(_)) => plain(From::After(head)),
+            Start::Earliest => first(None, Only::Whole),
+            Start::Latest => first(None, Only::Latest),
             Start::History(count) => {
                 let count = usize::from(*count);
                 let mut selections = log.newest(views, count, head)?;
@@ -126,15 +104,24 @@ impl Resume {
                 }
                 if selections.is_empty() {
                     // What comes until the subscriber has its place is for it, as it is behind a history that has something.
-                    return Ok(plain(From::After(head)));
+                    plain(From::After(head))
+                } else {
+                    first(Some(selections.into()), Only::Whole)
                 }
-                Ok(first(Some(selections.into()), Only::Whole))
             }
             Start::Cursor(text) => match key.open(text) {
-                Ok(position) => Resume::after(log, caps, views, position, now),
-                Err(_) => Ok(Resume::unknown(head)),
+                Ok(position) => Resume::after(log, caps, views, position, now)?,
+                Err(_) => Resume::unknown(head),
             },
+        };
+        found.ended = ended(log, views);
+        if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
+            let asked = views.iter().filter(|view| !view.is_system()).count();
+            found.over = asked > 0
+                && found.ended.channels.len() == asked
+                && found.ended.channels.iter().all(|(_, end)| end <= after);
         }
+        Ok(found)
     }
 
     fn new(from: From, gap: Option<Gap>, forgiven: Sequence) -> Resume {

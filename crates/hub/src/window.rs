@@ -50,9 +50,14 @@ impl Entry {
 
     /// The index of the next entry with this one's key in a channel, if it is one of the targets and has come.
     pub(crate) fn newer_in(&self, channel: &Channel) -> Option<u64> {
-        let target = self.record.event.to.channels().iter().position(|target| target == channel)?;
-        let newer = self.newer.get(target)?.load(Ordering::Acquire);
+        let newer = self.newer_of(channel)?.load(Ordering::Acquire);
         (newer != NONE).then_some(newer)
+    }
+
+    /// Where that index stands.
+    fn newer_of(&self, channel: &Channel) -> Option<&AtomicU64> {
+        let target = self.record.event.to.channels().iter().position(|target| target == channel)?;
+        self.newer.get(target)
     }
 
     pub(crate) fn sequence(&self) -> Sequence {
@@ -256,9 +261,7 @@ impl Writer {
             let before = self.keyed.insert((channel.clone(), key.clone()), newest);
             let segment = before.as_ref().and_then(|(segment, _)| segment.upgrade());
             let Some((segment, (_, before))) = segment.zip(before) else { continue };
-            let Some(older) = segment.get(before) else { continue };
-            let target = older.record.event.to.channels().iter().position(|target| target == channel);
-            if let Some(newer) = target.and_then(|target| older.newer.get(target)) {
+            if let Some(newer) = segment.get(before).and_then(|older| older.newer_of(channel)) {
                 newer.store(index, Ordering::Release);
             }
         }

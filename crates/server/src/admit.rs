@@ -108,9 +108,15 @@ async fn resume(
     }
     let (hub, lens) = (hub.clone(), lens.clone());
     let (views, start) = (request.views.clone(), request.start.clone());
-    tokio::task::spawn_blocking(move || hub.resume(&views, &start, &lens, now))
-        .await
-        .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
+    blocking(move || hub.resume(&views, &start, &lens, now)).await
+}
+
+/// Reads the log where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    let reading = tokio::task::spawn_blocking(read).await;
+    reading.unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
 }
 
 /// Whether one of the channels that were asked for has an event, an open stream, or somebody who polls it.
@@ -125,11 +131,8 @@ async fn is_active(app: &App, request: &SubscribeRequest) -> Result<bool, Proble
         return Ok(true);
     }
     let (hub, head) = (app.hub.clone(), app.hub.log().head().sequence);
-    tokio::task::spawn_blocking(move || hub.log().newest(&asked, 1, head))
-        .await
-        .unwrap_or_else(|error| Err(ReadError::Failed(error.to_string())))
-        .map(|kept| !kept.is_empty())
-        .map_err(|error| unreadable(&error))
+    let kept = blocking(move || hub.log().newest(&asked, 1, head)).await;
+    kept.map(|kept| !kept.is_empty()).map_err(|error| unreadable(&error))
 }
 
 /// Why there is no stream of a durable subscription. The rest is like a log that can't be read.
@@ -147,11 +150,14 @@ fn not_opened(error: DurableError) -> Problem {
             );
             problem.header(RETRY_AFTER, HeaderValue::from_static("3"))
         }
-        DurableError::TooMany => {
-            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", "Too many subscriptions", detail)
-        }
+        DurableError::TooMany => too_many_subscriptions(detail),
         DurableError::Absent | DurableError::TooLong | DurableError::BadId => Problem::bad_request(detail),
     }
+}
+
+/// 409: the user has as many durable subscriptions as it may.
+pub(crate) fn too_many_subscriptions(detail: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", "Too many subscriptions", detail)
 }
 
 /// The answer to who finds no place and is no `EventSource`; `retry` is in milliseconds.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tidings_hub::{Filters, Hub, Polls};
-use tidings_wire::{ConnectionId, Event};
+use tidings_wire::Event;
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
@@ -90,11 +90,6 @@ impl App {
             Some(workers) => workers.receivers(&Arc::new(event.clone())).await,
             None => 0,
         }
-    }
-
-    /// What only the stream without a user itself is told, for it to be managed with.
-    pub(crate) fn secret_of(&self, connection: ConnectionId) -> String {
-        self.hub.key().secret_of(connection)
     }
 
     /// Whether it takes no new streams any more.

@@ -63,7 +63,7 @@ impl Shard {
     /// The next subscriber that follows something else since it was asked last, be it that its change had waited for the
     /// end of a block. To be asked before one is taken out.
     pub fn next_move(&mut self) -> Option<Move> {
-        (!self.moves.is_empty()).then(|| self.moves.remove(0))
+        self.moves.pop_front()
     }
 
     fn apply(&mut self, slot: u32, change: Change) {
@@ -108,7 +108,7 @@ impl Shard {
         let id = SubscriberId(slot);
         if self.subscribers[slot as usize].as_ref().is_some_and(|subscriber| !subscriber.records) {
             let after = self.views(id).cloned().collect();
-            self.moves.push(Move { id, before, after });
+            self.moves.push_back(Move { id, before, after });
         }
         self.enqueue(slot);
     }

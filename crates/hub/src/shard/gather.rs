@@ -210,13 +210,7 @@ impl Gather<'_> {
     /// Whether an event is of those that the subscriber may see.
     fn sees(&self, entry: &Entry) -> bool {
         let event = &entry.record.event;
-        if entry.selective && (!event.is_shown() || self.subscriber.is_among(&event.exclude)) {
-            return false;
-        }
-        match &self.subscriber.lens {
-            Some(lens) => lens.chooses(event) || comes_by_itself(self.index, self.subscriber, event),
-            None => true,
-        }
+        (!entry.selective || is_open_to(self.subscriber, event)) && wants(self.index, self.subscriber, event)
     }
 
     /// Whether newer events with an entry's key came in each channel through which the subscriber sees it, which it is
@@ -336,18 +330,20 @@ pub(super) fn envelope(
 impl Shard {
     /// Whether an event that a subscriber's views show is one of those that it may see.
     pub(super) fn sees(&self, subscriber: &Subscriber, event: &Event) -> bool {
-        event.is_shown()
-            && !subscriber.is_among(&event.exclude)
-            && subscriber
-                .lens
-                .as_ref()
-                .is_none_or(|lens| lens.chooses(event) || comes_by_itself(&self.index, subscriber, event))
+        is_open_to(subscriber, event) && wants(&self.index, subscriber, event)
     }
 }
 
-/// Whether an event is sent to all, or to the subscriber's user: no filter holds that back.
-fn comes_by_itself(index: &Index, subscriber: &Subscriber, event: &Event) -> bool {
-    event.to.channels().iter().any(|channel| channel.is_system() && shows(index, subscriber, channel))
+/// Whether an event says something, and doesn't exclude a subscriber.
+fn is_open_to(subscriber: &Subscriber, event: &Event) -> bool {
+    event.is_shown() && !subscriber.is_among(&event.exclude)
+}
+
+/// Whether a subscriber's filter lets an event through. It holds nothing back that is sent to all or to its user.
+fn wants(index: &Index, subscriber: &Subscriber, event: &Event) -> bool {
+    let own = |channel: &Channel| channel.is_system() && shows(index, subscriber, channel);
+    let lens = subscriber.lens.as_ref();
+    lens.is_none_or(|lens| lens.chooses(event) || event.to.channels().iter().any(own))
 }
 
 /// Whether one of the subscriber's views shows a channel.

@@ -239,7 +239,7 @@ pub struct Shard {
     waiting: VecDeque<Ticket>,
     kept_bytes: usize,
     /// Subscribers that follow something else now, and nobody was told.
-    moves: Vec<Move>,
+    moves: VecDeque<Move>,
     stats: Arc<ShardStats>,
 }
 
@@ -268,7 +268,7 @@ impl Shard {
             asked: 0,
             waiting: VecDeque::new(),
             kept_bytes: 0,
-            moves: Vec::new(),
+            moves: VecDeque::new(),
             stats: Arc::default(),
         }
     }

@@ -56,12 +56,11 @@ impl Shard {
             let born = subscriber.born;
             match self.marks[slot as usize].behind {
                 Behind::Not if subscriber.wants.end && !begun => {
-                    let farewell = Farewell::End;
                     let over = self.is_over(slot);
                     if let Some(subscriber) = &mut self.subscribers[slot as usize] {
                         subscriber.wants.end = false;
                         if over && subscriber.wants.finish == Finish::No {
-                            subscriber.wants.finish = Finish::Say { farewell, retry: None };
+                            subscriber.wants.finish = Finish::Say { farewell: Farewell::End, retry: None };
                         }
                     }
                 }

@@ -16,6 +16,12 @@ pub(super) fn too_large(detail: impl Into<std::borrow::Cow<'static, str>>) -> Pr
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
 }
 
+/// 400 `bad_json`.
+pub(super) fn bad_json(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    let title = "The body is not the JSON that was expected";
+    Problem::new(StatusCode::BAD_REQUEST, "bad_json", title, detail)
+}
+
 /// Refuses a body whose length says that it is too large, before any of it is read: who sent
 /// `Expect: 100-continue` is never told to go on.
 pub(super) fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), Problem> {

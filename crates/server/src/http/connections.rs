@@ -1,13 +1,13 @@
 //! `GET` and `DELETE /connections`, of all, of a user, or one.
 
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::Response;
 use serde::Serialize;
 use tidings_hub::Timestamp;
 use tidings_wire::{ConnectionId, Pattern, UserId};
 
 use super::parameters::Parameters;
-use super::{Call, answer};
+use super::{Call, answer, not_found};
 use crate::auth::Identity;
 use crate::{App, ConnectionFilter, ConnectionInfo, Problem};
 
@@ -127,6 +127,11 @@ pub(super) fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<
     }
 }
 
+/// The same answer for a connection that there is not and for one of somebody else.
+pub(super) fn no_such() -> Problem {
+    not_found("there is no such connection on this node, or it is not yours")
+}
+
 /// The connection that the path names, if the caller may know of it. The id is no capability: who is not its user
 /// gets the same answer as for one that there is not.
 async fn named(call: &Call) -> Result<ConnectionInfo, Problem> {
@@ -140,14 +145,6 @@ async fn named(call: &Call) -> Result<ConnectionInfo, Problem> {
         (Some(id), Some(workers)) => workers.connection(id).await,
         _ => None,
     };
-    found.filter(|info| identity.admin || (info.user.is_some() && info.user == identity.user)).ok_or_else(
-        || {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "Not found",
-                "there is no such connection on this node, or it is not yours",
-            )
-        },
-    )
+    let own = |info: &ConnectionInfo| info.user.is_some() && info.user == identity.user;
+    found.filter(|info| identity.admin || own(info)).ok_or_else(no_such)
 }

@@ -192,7 +192,7 @@ async fn manage(endpoint: Endpoint, call: Call, body: Body) -> Result<Response<B
     }
 }
 
-fn not_found(detail: &'static str) -> Problem {
+fn not_found(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
 }
 

@@ -53,6 +53,15 @@ impl<'a> Parameters<'a> {
         self.one(name)?.map(parse).transpose()
     }
 
+    /// 1 or 0, which it is if it isn't there.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, Problem> {
+        match self.one(name)? {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(_) => Err(Problem::bad_request(format!("{name:?} is to be 1 or 0"))),
+        }
+    }
+
     /// A whole number from 1 on; more than `most` is `most`.
     pub(super) fn count(&self, name: &str, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(text) = self.one(name)? else { return Ok(default) };

@@ -11,8 +11,9 @@ use tidings_wire::{Channel, ClientId, Pattern, Position, Sequence, UserId};
 
 use super::history::Asked;
 use super::parameters::Parameters;
-use super::{Call, answer, body, connections, log};
+use super::{Call, answer, body, connections, log, not_found};
 use crate::Problem;
+use crate::admit::too_many_subscriptions;
 use crate::auth::Identity;
 use crate::json::{BadJson, Reader};
 
@@ -79,12 +80,7 @@ pub(super) async fn acknowledge(call: Call, body: Body) -> Result<Response<Body>
     body::check_length(&parts.headers, BODY)?;
     let body = body::whole(body, BODY, app.config.timeouts.body).await?;
     let Acknowledged { subscription, id, user } = Acknowledged::read(&body).map_err(|bad| match bad {
-        BadAck::Json(_) => Problem::new(
-            StatusCode::BAD_REQUEST,
-            "bad_json",
-            "The body is not the JSON that was expected",
-            bad.to_string(),
-        ),
+        BadAck::Json(_) => body::bad_json(bad.to_string()),
         BadAck::UnknownField(_) => Problem::bad_request(bad.to_string()),
     })?;
     let (Some(subscription), Some(id)) = (subscription, id) else {
@@ -120,12 +116,8 @@ pub(super) async fn look(call: Call) -> Result<Response<Body>, Problem> {
         return Ok(answer::json(document));
     };
     let events = parameters.count("count", EVENTS.0, EVENTS.1)?;
-    let take = match parameters.one("take")? {
-        None | Some("0") => false,
-        // HEAD only looks, whatever it looks at.
-        Some("1") => call.parts.method == Method::GET,
-        Some(_) => return Err(Problem::bad_request("\"take\" is to be 1 or 0")),
-    };
+    // HEAD only looks, whatever it looks at.
+    let take = parameters.switch("take")? && call.parts.method == Method::GET;
     let durable = subscription(&call, &user, &name)?;
     let asked = Asked {
         views: views(&user, &durable, &identity),
@@ -149,11 +141,7 @@ pub(super) async fn flush(call: Call) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::read(call.parts.uri.query(), &["user", "subscription", "forget"])?;
     let identity = call.identify().await?;
     let user = whose(&identity, parameters.parsed("user")?)?;
-    let forget = match parameters.one("forget")? {
-        None | Some("0") => false,
-        Some("1") => true,
-        Some(_) => return Err(Problem::bad_request("\"forget\" is to be 1 or 0")),
-    };
+    let forget = parameters.switch("forget")?;
     let durables = call.app.hub.durables();
     let names = match parameters.parsed::<ClientId>("subscription")? {
         Some(name) => vec![name],
@@ -287,10 +275,8 @@ fn waiting(
 fn refused(error: DurableError) -> Problem {
     let detail = error.to_string();
     match error {
-        DurableError::Absent => Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail),
-        DurableError::TooMany => {
-            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", "Too many subscriptions", detail)
-        }
+        DurableError::Absent => not_found(detail),
+        DurableError::TooMany => too_many_subscriptions(detail),
         DurableError::TooLong | DurableError::BadId => Problem::bad_request(detail),
         DurableError::Read(error) => log::not_read(&error),
         DurableError::Write(error) => log::not_stored(&error),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tidings_hub::{Change, View};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
+use super::connections::{no_such, require_own};
 use super::{Call, answer, body};
 use crate::auth::Identity;
 use crate::json::{BadJson, Reader};
@@ -110,23 +111,11 @@ async fn meant(call: &Call, identity: &Identity, asked: &Asked) -> Result<Connec
             if own || identity.admin { Ok(ConnectionFilter { id: Some(id), ..all }) } else { Err(no_such()) }
         }
         (None, Some(user)) => {
-            if identity.user.as_ref() != Some(user) {
-                identity.require_admin()?;
-            }
+            require_own(identity, Some(user))?;
             Ok(ConnectionFilter { user: Some(user.clone()), ..all })
         }
         _ => Err(Problem::bad_request("say either which \"connection\" or which \"user\"")),
     }
-}
-
-/// The same answer for a connection that there is not and for one of somebody else.
-fn no_such() -> Problem {
-    Problem::new(
-        http::StatusCode::NOT_FOUND,
-        "not_found",
-        "Not found",
-        "there is no such connection on this node, or it is not yours",
-    )
 }
 
 /// Why a body can't be meant.

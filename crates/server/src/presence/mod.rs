@@ -65,12 +65,12 @@ impl Doorkeeper {
     }
 
     /// A stream follows other views than before.
-    pub(crate) fn change<'a>(
+    pub(crate) fn change(
         &self,
         worker: usize,
         user: Option<&UserId>,
-        before: &'a [View],
-        after: impl IntoIterator<Item = &'a View>,
+        before: &[View],
+        after: &[View],
         now: Timestamp,
     ) {
         if self.is_watched() {

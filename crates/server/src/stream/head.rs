@@ -54,18 +54,12 @@ pub(crate) fn come_back(
     out
 }
 
-/// 204, whole: there is nothing more to come (HTML Standard, 9.2.3). It has no length (RFC 9110, 8.6).
+/// 204, whole: there is nothing more to come (HTML Standard, 9.2.3).
 pub(crate) fn nothing_to_come(cors: &HeaderMap) -> Vec<u8> {
+    let mut headers = cors.clone();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let mut out = Vec::with_capacity(256);
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    out.extend_from_slice(
-        format!(
-            "HTTP/1.1 204 No Content\r\ndate: {date}\r\nconnection: close\r\ncache-control: no-store\r\n"
-        )
-        .as_bytes(),
-    );
-    put_headers(&mut out, cors);
-    out.extend_from_slice(b"\r\n");
+    put_answer(&mut out, StatusCode::NO_CONTENT, &headers, b"", true);
     out
 }
 

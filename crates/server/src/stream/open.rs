@@ -109,7 +109,7 @@ impl Answer<'_> {
                 json!({
                     "connection": connection.to_string(),
                     "user": identity.user.as_ref().map(|user| user.as_str()),
-                    "secret": identity.user.is_none().then(|| self.app.secret_of(connection)),
+                    "secret": identity.user.is_none().then(|| self.app.hub.key().secret_of(connection)),
                     "channels": request.asked.iter().map(|channel| channel.as_str()).collect::<Vec<_>>(),
                 })
                 .to_string(),

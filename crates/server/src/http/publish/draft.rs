@@ -6,6 +6,7 @@ use tidings_wire::{
 };
 
 use super::once::{BadIdempotencyKey, IdempotencyKey};
+use crate::http::body;
 use crate::json::{BadJson, Reader};
 use crate::{Problem, ServerConfig};
 
@@ -95,13 +96,8 @@ impl From<BadEvent> for Problem {
     fn from(bad: BadEvent) -> Problem {
         let detail = bad.to_string();
         match bad.cause() {
-            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => Problem::new(
-                http::StatusCode::BAD_REQUEST,
-                "bad_json",
-                "The body is not the JSON that was expected",
-                detail,
-            ),
-            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => super::super::body::too_large(detail),
+            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => body::bad_json(detail),
+            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => body::too_large(detail),
             _ => Problem::bad_request(detail),
         }
     }
