@@ -7,6 +7,7 @@ mod beside;
 pub mod cases;
 mod model;
 pub mod random;
+mod states;
 
 use std::future::Future;
 use std::sync::Arc;
