@@ -33,10 +33,7 @@ pub(crate) async fn run(args: args::Subscribe) -> Result<()> {
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         match subscription.next().await {
-            None => {
-                note(&args, "there is nothing more to come");
-                break;
-            }
+            None => break,
             Some(Err(error)) => return Err(explain(error, &args.server.url)),
             Some(Ok(Update::Event(event))) => {
                 print(&args, &event)?;
@@ -89,10 +86,10 @@ fn tell(args: &args::Subscribe, update: Update) -> Result<()> {
                 output::line(&json!({"event": "tidings:gap", "data": data}).to_string())?;
             }
         }
+        Update::End => note(args, "there is nothing more to come"),
         Update::Closing(closing) => note(
             args,
             match closing {
-                Closing::End => "the channels have ended",
                 Closing::Expired => "the token has ended",
                 Closing::Kicked => "the server was told to end this connection",
                 Closing::Overloaded => "the server holds no more streams now",
