@@ -347,7 +347,7 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     pub(crate) json: bool,
     /// Begin after the event with this id
-    #[arg(long, value_name = "ID", conflicts_with_all = ["history", "earliest"])]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, conflicts_with_all = ["history", "earliest"])]
     pub(crate) last_event_id: Option<String>,
     /// Begin with the newest N events of each channel (up to 1000), or with `latest`: the newest of each key
     #[arg(long, value_name = "N|latest", value_parser = history, conflicts_with = "earliest")]
@@ -398,10 +398,10 @@ pub(crate) struct History {
     #[arg(long, value_enum, default_value_t = Order::Asc)]
     pub(crate) order: Order,
     /// Only what comes after the event with this id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub(crate) after: Option<String>,
     /// Only what comes before the event with this id, and that event
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub(crate) until: Option<String>,
     /// One JSON object a line
     #[arg(long)]

@@ -100,6 +100,10 @@ fn exit_codes_tell_usage_from_failure() {
     // Port 9 is nobody's on this machine.
     assert_eq!(code(&["publish", "a", "x", "--url", "http://127.0.0.1:9"]), Some(1));
     assert_eq!(code(&["key", "revoke", "nobody"]), Some(1));
+    // One id in 64 begins so.
+    for flag in ["--after", "--until"] {
+        assert_eq!(code(&["history", "a", flag, "-x", "--url", "http://127.0.0.1:9"]), Some(1));
+    }
     for fine in [&["--help"][..], &["--version"], &["serve", "--help"], &["check"]] {
         assert_eq!(code(fine), Some(0), "{fine:?}");
     }

@@ -43,6 +43,7 @@ fn a_subscriber_ends_with_the_import_that_it_follows() {
         (&["--history", "latest"][..], "import/1  {\"done\":100}"),
         (&["--last-event-id", &first, "--only"], "import/1  {\"done\":100}"),
         (&["--last-event-id", &end], ""),
+        (&["--last-event-id", "-begins-like-a-flag"], ""),
         (&["--history", "2"], "import/1  {\"done\":75}\nimport/1  {\"done\":100}"),
     ] {
         let shown = stdout_of(server.client("subscribe").arg("import/1").args(arguments));
