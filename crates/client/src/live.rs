@@ -29,6 +29,10 @@ impl Subscription {
     /// While there is no connection the next one asks for them, and the answer is the id that it goes on from; empty if
     /// there is none yet.
     ///
+    /// With [`Subscribe::presence`](crate::Subscribe::presence) who is in an added channel is told from the next
+    /// connection on. That asks for the presence of all channels, so that a pattern, or a channel without such a grant,
+    /// would end the subscription then.
+    ///
     /// # Errors
     /// [`Error::Refused`] when a channel is not granted, or there would be more than 100. Nothing is added then. After
     /// [`Error::NoAnswer`] they may have been added until the next reconnect; adding them again does no harm.

@@ -92,7 +92,7 @@ impl Subscribe {
     }
 
     /// Says who is in these channels, and who comes and leaves: [`Update::Presence`](crate::Update::Presence). All of
-    /// them have to be exact.
+    /// them have to be exact, and granted for that too. Not together with [`Subscribe::only`].
     #[must_use]
     pub fn presence(mut self) -> Subscribe {
         self.presence = true;
@@ -100,7 +100,7 @@ impl Subscribe {
     }
 
     /// Says how many events were passed over because newer ones with the same keys came:
-    /// [`Update::Skipped`](crate::Update::Skipped).
+    /// [`Update::Skipped`](crate::Update::Skipped). Not together with [`Subscribe::only`].
     #[must_use]
     pub fn control(mut self) -> Subscribe {
         self.control = true;
