@@ -1,6 +1,8 @@
 //! What a subscriber follows.
 
-use tidings_wire::{Channel, Pattern};
+use std::str::FromStr;
+
+use tidings_wire::{BadName, Channel, Pattern};
 
 /// One channel, or all that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,5 +46,13 @@ impl From<Pattern> for View {
 impl From<Channel> for View {
     fn from(channel: Channel) -> View {
         View::Channel(channel)
+    }
+}
+
+impl FromStr for View {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<View, BadName> {
+        text.parse::<Pattern>().map(View::from)
     }
 }

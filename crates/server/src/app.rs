@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub, Polls};
-use tidings_wire::Event;
+use tidings_hub::{Filters, Hub, Polls, Roll, Standing};
+use tidings_wire::{Channel, Event, UserId};
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
@@ -89,6 +89,25 @@ impl App {
         match self.workers() {
             Some(workers) => workers.receivers(&Arc::new(event.clone())).await,
             None => 0,
+        }
+    }
+
+    /// Who is in a channel now, with up to so many users.
+    pub async fn members(&self, channel: &Channel, limit: usize) -> Roll {
+        match self.workers() {
+            Some(workers) => {
+                let here = workers.census(channel).await;
+                workers.door().members(channel, here, limit)
+            }
+            None => Roll::default(),
+        }
+    }
+
+    /// How these users are there; none for who is not.
+    pub fn standings(&self, users: &[UserId]) -> Vec<Option<Standing>> {
+        match self.workers() {
+            Some(workers) => workers.door().standings(users),
+            None => vec![None; users.len()],
         }
     }
 
