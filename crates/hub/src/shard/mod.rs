@@ -576,12 +576,17 @@ impl Shard {
     /// What a subscriber follows, a change that waits for the end of a block included.
     pub fn views(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
         let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
-        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
-        let views =
-            views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view);
         let change = subscriber.and_then(|subscriber| subscriber.change.as_deref());
         let stays = move |view: &&View| change.is_none_or(|change| !change.changes(view));
-        views.filter(stays).chain(change.into_iter().flat_map(|change| &change.add))
+        self.followed(id).filter(stays).chain(change.into_iter().flat_map(|change| &change.add))
+    }
+
+    /// What a subscriber follows by now, without a change that waits: what it was opened with and
+    /// [`Shard::next_move`] has said since.
+    pub fn followed(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
+        let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
+        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
+        views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view)
     }
 
     /// Whether a subscriber follows one of these views, a part of one, or more than one.

@@ -466,7 +466,8 @@ impl Worker {
             less(&self.counters.blocked, 1);
         }
         self.unwatch(id);
-        self.door.leave(self.number, conn.permit.user(), self.shard.views(id), self.now);
+        // Of a change that still waits nobody was told.
+        self.door.leave(self.number, conn.permit.user(), self.shard.followed(id), self.now);
         self.shard.unsubscribe(id);
         if !self.holdings.is_empty() {
             self.holdings.remove(&id.0);
