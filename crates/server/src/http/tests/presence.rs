@@ -338,7 +338,9 @@ async fn a_stream_that_ends_before_its_change_was_carried_out_leaves_what_it_fol
     let admin = token(None, true);
     let query = format!("channel=room&presence=1&token={}", of("ann"));
     let mut watcher = Stream::open(address, &query).await;
-    for (method, channels, followers) in [("POST", "channel=big", 1), ("DELETE", "channel=big&channel=room", 2)] {
+    for (method, channels, followers) in
+        [("POST", "channel=big", 1), ("DELETE", "channel=big&channel=room", 2)]
+    {
         let bob = Stream::open(address, &format!("{channels}&token={}", of("bob"))).await;
         // More than the buffers of two sockets take.
         for _ in 0..16 {
