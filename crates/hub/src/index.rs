@@ -31,6 +31,12 @@ impl Followed {
         }
     }
 
+    /// Whether it may have ended without anybody here knowing: nobody was told since it was followed, or since the window
+    /// left this worker behind.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        matches!(self.view, View::Channel(_)) && !self.view.is_system() && self.known_to == Sequence::START
+    }
+
     /// The place in `recent` of the first entry that comes at an index or after it. Whoever is behind is mostly behind
     /// by the newest few, so those are looked at first.
     pub(crate) fn first_from(&self, index: u64) -> usize {

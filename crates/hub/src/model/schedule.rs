@@ -418,7 +418,7 @@ impl World {
 
     fn read_one_page(&mut self) -> bool {
         let Ok(request) = self.requests.try_recv() else { return false };
-        self.saw("a page");
+        self.saw(if request.ends { "a page with what has ended" } else { "a page" });
         let page = EncodedPage::read(&*self.log, &self.key, &request);
         let _ = request.reply.send(PageAnswer { ticket: request.ticket, page });
         true

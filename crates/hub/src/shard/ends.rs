@@ -4,6 +4,7 @@ use tidings_wire::{Channel, Sequence};
 
 use super::{Shard, SubscriberId};
 use crate::View;
+use crate::index::Followed;
 use crate::resume::Ended;
 
 impl Shard {
@@ -53,6 +54,14 @@ impl Shard {
         }
     }
 
+    /// Whether one of a subscriber's channels may have ended without this shard knowing.
+    pub(super) fn may_have_missed_an_end(&self, slot: u32) -> bool {
+        let subscriber = self.subscribers[slot as usize].as_ref();
+        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
+        let mut followed = views.filter_map(|membership| self.index.get(membership.view));
+        followed.any(Followed::may_have_ended)
+    }
+
     /// Whether there is nothing more to come for a subscriber that is up to date: every channel that it asked for is
     /// an exact one and has ended, at a place that it has reached. What is sent to all and to its user comes as long as
     /// there is a channel.
@@ -60,7 +69,7 @@ impl Shard {
         let Some(subscriber) = &self.subscribers[slot as usize] else { return false };
         let here = self.position(SubscriberId(slot)).sequence;
         let followed = subscriber.views.iter().filter_map(|membership| self.index.get(membership.view));
-        let mut asked = followed.filter(|followed| !followed.view.is_system()).peekable();
+        let mut asked = followed.filter(|followed| !followed.view.is_implicit()).peekable();
         asked.peek().is_some() && asked.all(|followed| followed.ended.is_some_and(|end| end <= here))
     }
 }

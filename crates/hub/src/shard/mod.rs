@@ -156,6 +156,16 @@ struct Mark {
     blocked: bool,
 }
 
+/// What a subscriber did not get of what its views show, for statistics. Apart from the marks, which are looked at all
+/// the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// How often it was told a gap.
+    pub gaps: u64,
+    /// How many events were passed over because newer ones with the same keys came.
+    pub skipped: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behind {
     /// Up to date: it has reached whatever the shard has consumed.
@@ -217,6 +227,7 @@ pub struct Shard {
     index: Index,
     subscribers: Vec<Option<Subscriber>>,
     marks: Vec<Mark>,
+    losses: Vec<Losses>,
     free: Vec<u32>,
     generation: u32,
     ready: VecDeque<u32>,
@@ -251,6 +262,7 @@ impl Shard {
             index: Index::default(),
             subscribers: Vec::new(),
             marks: Vec::new(),
+            losses: Vec::new(),
             free: Vec::new(),
             generation: 0,
             ready: VecDeque::new(),
@@ -571,6 +583,11 @@ impl Shard {
     /// When the subscriber was last sent an id.
     pub fn id_at(&self, id: SubscriberId) -> Timestamp {
         self.subscribers[id.0 as usize].as_ref().map_or(Timestamp::default(), |s| s.id_at)
+    }
+
+    /// What the subscriber did not get so far.
+    pub fn losses(&self, id: SubscriberId) -> Losses {
+        self.losses.get(id.0 as usize).copied().unwrap_or_default()
     }
 
     /// What a subscriber follows, a change that waits for the end of a block included.

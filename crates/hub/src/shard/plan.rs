@@ -107,6 +107,7 @@ impl Shard {
     /// Puts a gap among a subscriber's own bytes. The caller tells one that takes records.
     pub(super) fn tell(&mut self, slot: u32, gap: Gap, to: Position) {
         ShardStats::add(&self.stats.gaps, 1);
+        self.losses[slot as usize].gaps += 1;
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         if subscriber.records {
             return;

@@ -134,12 +134,13 @@ fn retention() -> impl Strategy<Value = Retention> {
         .prop_map(|(rules, default, total)| Retention { rules, default, total })
 }
 
-/// Runs many schedules, each on a log of its own.
+/// Runs many schedules, each on a log of its own: 300, or `TIDINGS_LOG_SCHEDULES`.
 ///
 /// # Panics
 /// When the log and the model disagree.
 pub fn run<L: Logs>(factory: &mut dyn FnMut() -> L) {
-    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let cases = std::env::var("TIDINGS_LOG_SCHEDULES").map_or(300, |count| count.parse().expect("a number"));
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let factory = std::cell::RefCell::new(factory);
     let result = TestRunner::new(config).run(
         &(retention(), prop::collection::vec(step(), 1..120)),
