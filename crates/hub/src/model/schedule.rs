@@ -615,7 +615,7 @@ impl World {
             let reached = self.key.open(shard.cursor(connection.id).as_str()).unwrap().sequence;
             assert_eq!(reached, head, "{name}: has reached the head; {}", shard.describe(connection.id));
             let ended = client.exact().is_some_and(|channels| channels.iter().all(|c| self.has_ended(c)));
-            assert!(!ended || connection.may_linger, "{name}: its channels have ended, and it has not");
+            assert!(!ended, "{name}: its channels have ended, and it has not");
             self.nothing_is_lost(at, head);
         }
     }

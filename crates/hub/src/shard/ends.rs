@@ -27,10 +27,14 @@ impl Shard {
     }
 
     /// Keeps in mind which of a subscriber's channels have ended: as the log said, or as has come through the window
-    /// since it was asked. A window that has gone on since then doesn't know; neither does this shard then.
+    /// since it was asked. A window that has gone on since then doesn't know: then the log is asked again once the
+    /// subscriber is up to date.
     pub(super) fn note_ended(&mut self, slot: u32, ended: &Ended, asked: impl Fn(&View) -> bool) {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
-        let Some(news) = self.reader.index_after(ended.asked_at) else { return };
+        let Some(news) = self.reader.index_after(ended.asked_at) else {
+            subscriber.wants.end = true;
+            return;
+        };
         for membership in &subscriber.views {
             let Some(followed) = self.index.get_mut(membership.view) else { continue };
             let View::Channel(channel) = &followed.view else { continue };

@@ -35,7 +35,7 @@ use crate::catch_up::{CatchUp, PageAnswer, Ticket};
 use crate::index::{Index, ViewId};
 use crate::log::Record;
 use crate::resume::Resume;
-use crate::subscriber::{Farewell, Finish, Lens, Own, PageState, Reading, Say, Subscriber, Tells, ToldGap};
+use crate::subscriber::{Farewell, Finish, Lens, Own, PageState, Say, Subscriber, Tells, ToldGap};
 use crate::window::Reader;
 use crate::{Timestamp, View};
 
@@ -698,12 +698,9 @@ impl Shard {
         // In between, channels may have ended or begun anew: whoever follows them is told with its page of the log.
         self.index.forget_ends();
         for slot in 0..u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX) {
-            let Some(subscriber) = &mut self.subscribers[slot as usize] else { continue };
-            let mark = &mut self.marks[slot as usize];
-            if let Behind::Not = mark.behind {
-                mark.behind = Behind::Log;
-                mark.after = reached.max(subscriber.born);
-                subscriber.reading = Some(Box::new(Reading::mid_stream()));
+            let there = self.subscribers[slot as usize].is_some();
+            if there && self.marks[slot as usize].behind == Behind::Not {
+                self.read_from(slot, reached);
                 self.enqueue(slot);
             }
         }

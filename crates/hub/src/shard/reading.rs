@@ -71,6 +71,15 @@ impl Shard {
         records.then_some(Plan::Told(ToldGap { reason: gap.reason, from: gap.from, to }))
     }
 
+    /// Sends a subscriber that is up to date to the log, for what comes after a place.
+    pub(super) fn read_from(&mut self, slot: u32, after: Sequence) {
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        let mark = &mut self.marks[slot as usize];
+        mark.behind = Behind::Log;
+        mark.after = after.max(subscriber.born);
+        subscriber.reading = Some(Box::new(Reading::mid_stream()));
+    }
+
     /// Brings a subscriber back from the log to the window, if that has all that comes after.
     pub(super) fn back_to_window(&mut self, slot: u32) -> bool {
         let after = self.marks[slot as usize].after;
