@@ -23,8 +23,7 @@ pub(crate) struct PageRequest {
     pub(crate) ticket: Ticket,
     pub(crate) selections: Vec<Selection>,
     pub(crate) through: Sequence,
-    /// Whether it is to be found out which of the reader's channels have ended: only whom the window has left behind
-    /// needs to be told.
+    /// Whether it is to be found out which of the reader's channels have ended.
     pub(crate) ends: bool,
     /// Who reads.
     pub(crate) sight: Sight,
@@ -64,10 +63,10 @@ impl EncodedPage {
         key: &CursorKey,
         request: &PageRequest,
     ) -> Result<EncodedPage, ReadError> {
-        // Before the records: what ends in between comes through the window.
-        let ended = request.ends.then(|| ended(log, &request.sight.views));
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
         let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
+        // After the records, so that it is known as of a place that is not before theirs.
+        let ended = request.ends.then(|| ended(log, &request.sight.views));
         let skipped = request.sight.choose(log, &mut page.records)?;
         let encode = |record: Record| {
             let encoded = EncodedEvent::new(&record.event, &key.seal(record.position));

@@ -60,20 +60,38 @@ impl Shard {
 
     /// Whether one of a subscriber's channels may have ended without this shard knowing.
     pub(super) fn may_have_missed_an_end(&self, slot: u32) -> bool {
+        self.follows_such(slot, Followed::may_have_ended)
+    }
+
+    /// Whether a page is to say which of a subscriber's channels have ended: when that is not known, or may be so no
+    /// more.
+    pub(super) fn asks_for_ends(&self, slot: u32) -> bool {
+        self.follows_such(slot, |followed| followed.may_have_ended() || followed.ended.is_some())
+    }
+
+    fn follows_such(&self, slot: u32, such: impl Fn(&Followed) -> bool) -> bool {
         let subscriber = self.subscribers[slot as usize].as_ref();
         let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
-        let mut followed = views.filter_map(|membership| self.index.get(membership.view));
-        followed.any(Followed::may_have_ended)
+        views.filter_map(|membership| self.index.get(membership.view)).any(such)
     }
 
     /// Whether there is nothing more to come for a subscriber that is up to date: every channel that it asked for is
     /// an exact one and has ended, at a place that it has reached. What is sent to all and to its user comes as long as
     /// there is a channel.
-    pub(super) fn is_over(&self, slot: u32) -> bool {
-        let Some(subscriber) = &self.subscribers[slot as usize] else { return false };
+    ///
+    /// None if only the log can tell: the subscriber has read there what this shard has not yet consumed, and one of
+    /// these channels may have begun anew in it; or nobody here was told of it since the window has gone on.
+    pub(super) fn is_over(&self, slot: u32) -> Option<bool> {
+        let subscriber = self.subscribers[slot as usize].as_ref()?;
+        if self.may_have_missed_an_end(slot) {
+            return None;
+        }
         let here = self.position(SubscriberId(slot)).sequence;
         let followed = subscriber.views.iter().filter_map(|membership| self.index.get(membership.view));
-        let mut asked = followed.filter(|followed| !followed.view.is_implicit()).peekable();
-        asked.peek().is_some() && asked.all(|followed| followed.ended.is_some_and(|end| end <= here))
+        let asked = || followed.clone().filter(|followed| !followed.view.is_implicit());
+        let over =
+            asked().next().is_some() && asked().all(|followed| followed.ended.is_some_and(|end| end <= here));
+        let known = self.reader.consumed() >= here || asked().all(|followed| followed.is_known_to(here));
+        (!over || known).then_some(over)
     }
 }

@@ -56,12 +56,10 @@ impl Shard {
             let born = subscriber.born;
             match self.marks[slot as usize].behind {
                 Behind::Not if subscriber.wants.end && !begun => {
-                    if self.may_have_missed_an_end(slot) {
-                        // The window had gone on since the log was asked. It is asked again, with a page.
+                    let Some(over) = self.is_over(slot) else {
                         self.read_from(slot, self.reader.consumed());
                         continue;
-                    }
-                    let over = self.is_over(slot);
+                    };
                     if let Some(subscriber) = &mut self.subscribers[slot as usize] {
                         subscriber.wants.end = false;
                         if over && subscriber.wants.finish == Finish::No {

@@ -100,7 +100,7 @@ impl Shard {
 
     pub(super) fn ask(&mut self, slot: u32, now: Timestamp) {
         let after = self.marks[slot as usize].after;
-        let ends = self.may_have_missed_an_end(slot);
+        let ends = self.asks_for_ends(slot);
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let ticket = Ticket { slot, generation: subscriber.generation };
         let Some(reading) = &mut subscriber.reading else { return };
