@@ -22,9 +22,15 @@ impl View {
         }
     }
 
-    /// Whether it shows channels of the hub's own: what is sent to a user, to everybody.
+    /// Whether it shows channels of the hub's own.
     pub fn is_system(&self) -> bool {
         self.as_str().starts_with('$')
+    }
+
+    /// Whether every stream of its kind has it, asked for or not: what is sent to all, or to its user.
+    pub fn is_implicit(&self) -> bool {
+        let name = self.as_str();
+        name == "$all" || name.starts_with("$user/")
     }
 
     /// The channel's or pattern's text.

@@ -14,6 +14,7 @@ use crate::ServerConfig;
 use crate::auth::{Access, Cors};
 use crate::drain::Drain;
 use crate::limits::Limits;
+use crate::stats_channel::StatsChannel;
 use crate::stream::WorkersHandle;
 
 /// How many requests read the log at once: enough to keep a disk busy, few enough that their pages fit in memory.
@@ -37,6 +38,8 @@ pub struct App {
     pub(crate) polls: Polls,
     /// The filters of its streams.
     pub(crate) filters: Filters,
+    /// What it does, for who follows that.
+    pub(crate) stats_channel: StatsChannel,
     /// How far it is with stopping.
     pub(crate) drain: Drain,
     /// Who has the streams, once the server serves some.
@@ -53,6 +56,7 @@ impl App {
             limits: Limits::new(&config.limits),
             polls: Polls::new(&hub),
             filters: Filters::default(),
+            stats_channel: StatsChannel::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),
             hub,
