@@ -1,8 +1,10 @@
 //! The log: one order for everything that is published.
 
+pub mod codec;
 mod ended;
 mod feed;
 mod memory;
+pub mod replica;
 mod retention;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
@@ -18,6 +20,7 @@ use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 pub use ended::too_late;
 pub use feed::{Feed, FeedTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
+pub use replica::Replica;
 pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
 
 use crate::{Timestamp, View};
