@@ -40,6 +40,7 @@
 
 mod base;
 mod connect;
+mod entry;
 mod error;
 mod follow;
 mod log;

@@ -49,7 +49,7 @@ local function add(...)
 end
 if run ~= meta[2] then
   epoch = math.max(epoch + 1, tonumber(time[1]))
-  add('fork', run)
+  add('fork', meta[4])
   redis.call('HSET', KEYS[2], 'run', run, 'last', last, 'epoch', epoch)
 end
 if ARGV[3] ~= '' and tonumber(redis.call('GET', KEYS[3]) or 0) < tonumber(ARGV[3]) then

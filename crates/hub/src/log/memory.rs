@@ -153,7 +153,7 @@ impl Log for MemoryLog {
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
         let state = self.lock();
         let past = state.replica.past(after);
-        Ok(Box::new(MemoryTail { past, feed: self.feed.tail() }))
+        Ok(Box::new(self.feed.tail().behind(past)))
     }
 
     fn read(
@@ -215,28 +215,6 @@ impl Log for MemoryLog {
     fn close(&self) {
         self.lock().closed = true;
         self.feed.close();
-    }
-}
-
-struct MemoryTail {
-    /// Copied when the tail was made; only references to the events.
-    past: Vec<TailItem>,
-    feed: FeedTail,
-}
-
-impl Tail for MemoryTail {
-    fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError> {
-        if !self.past.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.past)));
-        }
-        Ok(self.feed.next(timeout))
-    }
-
-    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
-        if self.past.is_empty() {
-            self.feed.push_to(sink);
-        }
-        self.past.is_empty()
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 pub use ended::too_late;
-pub use feed::{Feed, FeedTail, Sink};
+pub use feed::{Feed, FeedTail, PastTail, Sink};
 pub use memory::{MemoryLog, MemoryLogConfig};
 pub use replica::Replica;
 pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
@@ -62,12 +62,15 @@ pub enum TailItem {
     /// Records up to the present place were purged or deleted; whoever holds copies drops them.
     Removed(Removal),
     /// From here on records have this epoch. Of the history before, all up to `at` is part of this one; whoever has
-    /// seen more has seen what is lost.
+    /// seen more has seen what is lost. What comes next is behind `through`; what lies between is in the log only. So a
+    /// log may say this with the old epoch too, when it has missed something and knows all of it now.
     Forked {
         /// The new epoch.
         epoch: Epoch,
         /// The last common record.
         at: Sequence,
+        /// The newest record.
+        through: Sequence,
     },
 }
 
@@ -183,16 +186,25 @@ pub enum Durability {
     SyncedEvery(Duration),
     /// Handed to the system.
     Unsynced,
+    /// The master of the store has it.
+    Master,
+    /// So many replicas of the store have it too.
+    Replicas(u32),
+    /// The master of the store has synced it to its append-only file.
+    AppendOnlyFile,
 }
 
 impl fmt::Display for Durability {
-    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`.
+    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`, `master`, `wait 2`, `aof`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Durability::Memory => f.write_str("memory"),
             Durability::Synced => f.write_str("always"),
             Durability::SyncedEvery(every) => write!(f, "{}ms", every.as_millis()),
             Durability::Unsynced => f.write_str("never"),
+            Durability::Master => f.write_str("master"),
+            Durability::Replicas(count) => write!(f, "wait {count}"),
+            Durability::AppendOnlyFile => f.write_str("aof"),
         }
     }
 }
