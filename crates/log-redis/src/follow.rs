@@ -39,8 +39,6 @@ const REBASE_MS: u64 = 60_000;
 pub(crate) struct Meta {
     /// The newest entry.
     at: EntryId,
-    /// The entry up to which the base goes, or 0.
-    base: u64,
     pub(crate) key: [u8; 16],
 }
 
@@ -128,13 +126,11 @@ fn settle_with(connection: &mut Connection, keys: &Keys, beginning: &Beginning<'
 fn meta(answer: Value) -> Result<Meta> {
     let read = || {
         let Value::Array(fields) = answer else { return None };
-        let [Value::Int(last), Value::Int(epoch), Value::Int(base), key] =
-            <[Value; 4]>::try_from(fields).ok()?
-        else {
+        let [Value::Int(last), Value::Int(epoch), key] = <[Value; 3]>::try_from(fields).ok()? else {
             return None;
         };
         let at = EntryId { number: last.try_into().ok()?, epoch: epoch.try_into().ok()? };
-        Some(Meta { at, base: base.try_into().ok()?, key: blob(key)?.try_into().ok()? })
+        Some(Meta { at, key: blob(key)?.try_into().ok()? })
     };
     read().ok_or_else(|| damaged("what is said of it can't be understood"))
 }

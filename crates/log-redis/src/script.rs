@@ -32,7 +32,7 @@ return 1
 /// Appends one group of a node, if it is not there yet. KEYS: stream, meta, node. ARGV: format, the node, the group's
 /// number, its steps. Without a number only what has to be is done: a new epoch, if this is another run of Redis.
 const APPEND: &str = r"
-local meta = redis.call('HMGET', KEYS[2], 'format', 'run', 'last', 'epoch', 'base', 'key')
+local meta = redis.call('HMGET', KEYS[2], 'format', 'run', 'last', 'epoch', 'key')
 if not meta[1] or redis.call('EXISTS', KEYS[1]) == 0 then
   return redis.error_reply('TIDINGSGONE the log is gone')
 end
@@ -57,7 +57,7 @@ if ARGV[3] ~= '' and tonumber(redis.call('GET', KEYS[3]) or 0) < tonumber(ARGV[3
   redis.call('HSET', KEYS[2], 'last', last)
   redis.call('SET', KEYS[3], ARGV[3], 'PX', 3600000)
 end
-return {last, epoch, tonumber(meta[5]), meta[6]}
+return {last, epoch, meta[5]}
 ";
 
 /// Puts a new base in the place of the old one and lets go of the entries that it stands for. KEYS: stream, meta, base,

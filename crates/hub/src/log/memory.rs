@@ -1,14 +1,13 @@
 //! The log that lives as long as its process.
 
 use std::future::ready;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use super::{
-    AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
-    Noting, Once, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection, Sink,
+    AppendError, Appending, ChannelInfo, Durability, Feed, Located, Log, LogStats, NewRecord,
+    Noting, Once, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection,
     Tail, TailItem, check_note,
 };
 use crate::{Timestamp, View};
