@@ -89,9 +89,7 @@ fn event(sequence: Sequence, rest: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tidings_wire::{
-        Channel, ConnectionId, Data, Exclude, Number, TagValue, Tags, Targets,
-    };
+    use tidings_wire::{Channel, ConnectionId, Data, Exclude, Number, TagValue, Tags, Targets};
 
     use super::*;
 

@@ -39,10 +39,10 @@ impl Entry {
         epoch && self.id.number == before.number + 1
     }
 
-    /// Who sent it, and the how-manieth group of that node it is.
-    pub(crate) fn sender(&self) -> Option<(&str, u64)> {
+    /// The how-manieth group of a node it is, if that one has sent it.
+    pub(crate) fn number_of(&self, node: &str) -> Option<u64> {
         match &self.kind {
-            Kind::Group { of: Some((node, number)), .. } => Some((node, *number)),
+            Kind::Group { of: Some((sender, number)), .. } if sender == node => Some(*number),
             _ => None,
         }
     }
@@ -96,9 +96,7 @@ pub(crate) fn entries(answer: Value) -> Result<Vec<Entry>> {
     let strange = || damaged("its stream has something that is no entry of a log");
     match answer {
         Value::Nil => Ok(Vec::new()),
-        Value::Array(entries) => {
-            entries.into_iter().map(|entry| read(entry).ok_or_else(strange)).collect()
-        }
+        Value::Array(entries) => entries.into_iter().map(|entry| read(entry).ok_or_else(strange)).collect(),
         _ => Err(strange()),
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Loaded {
     pub(crate) replica: Replica,
     pub(crate) at: EntryId,
     pub(crate) size: Size,
+    /// What came of the groups that this node has sent, as far as they lie behind the base.
+    mine: Vec<(u64, Vec<Outcome>)>,
 }
 
 /// A log that was opened.
@@ -79,7 +81,7 @@ pub(crate) fn open(
             Err(trouble) => return Err(trouble),
             Ok(meta) => {
                 connection.set_read_timeout(Some(10 * ANSWER))?;
-                let loaded = load(&mut connection, keys, meta)?;
+                let loaded = load(&mut connection, keys, meta, "")?;
                 barrier(&mut connection, connector.ack, &keys.of_node("seen", "opening"), ANSWER)?;
                 return Ok(Opened { connection, meta, loaded });
             }
@@ -136,10 +138,10 @@ fn meta(answer: Value) -> Result<Meta> {
 }
 
 /// Reads the base and the entries behind it, at least up to what `meta` says.
-fn load(connection: &mut Connection, keys: &Keys, meta: Meta) -> Result<Loaded> {
+fn load(connection: &mut Connection, keys: &Keys, meta: Meta, node: &str) -> Result<Loaded> {
     for _ in 0..ATTEMPTS {
         let base_before = base_of(connection, keys)?;
-        let read = load_once(connection, keys, base_before, meta.at.number);
+        let read = load_once(connection, keys, base_before, meta.at.number, node);
         // Another node may have put a new base there, and taken away entries that were about to be read.
         if base_of(connection, keys)? == base_before {
             return read;
@@ -153,9 +155,16 @@ fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
     base.ok_or(Trouble::Gone)
 }
 
-fn load_once(connection: &mut Connection, keys: &Keys, base: u64, through: u64) -> Result<Loaded> {
+fn load_once(
+    connection: &mut Connection,
+    keys: &Keys,
+    base: u64,
+    through: u64,
+    node: &str,
+) -> Result<Loaded> {
     let mut size = Size { base, ..Size::default() };
     let mut loaded = None;
+    let mut mine = Vec::new();
     if base > 0 {
         let mut chunks: Vec<Vec<u8>> = Vec::new();
         loop {
@@ -195,8 +204,9 @@ fn load_once(connection: &mut Connection, keys: &Keys, base: u64, through: u64) 
                     loaded = Some((replica, entry.id));
                 }
                 Some((replica, at)) if entry.follows(*at) => {
-                    entry.apply(replica, &mut items)?;
+                    let outcomes = entry.apply(replica, &mut items)?;
                     *at = entry.id;
+                    mine.extend(entry.number_of(node).map(|number| (number, outcomes)));
                 }
                 _ => {
                     let what = format!("entries before {} are missing", entry.id.number);
@@ -206,7 +216,9 @@ fn load_once(connection: &mut Connection, keys: &Keys, base: u64, through: u64) 
             size.entries += entry.bytes;
         }
         match loaded {
-            Some((replica, at)) if last && at.number >= through => return Ok(Loaded { replica, at, size }),
+            Some((replica, at)) if last && at.number >= through => {
+                return Ok(Loaded { replica, at, size, mine });
+            }
             _ if last => return Err(damaged("its newest entries are missing")),
             _ => {}
         }
@@ -283,7 +295,7 @@ impl Follower {
                 follows
             });
             if read.is_empty() {
-                if !self.is_same(&mut connection, at)? {
+                if !self.is_all(&mut connection, at)? {
                     self.load_anew(&mut connection)?;
                 }
             } else if !whole {
@@ -303,12 +315,21 @@ impl Follower {
         Ok(())
     }
 
-    /// Whether nothing new is because nothing new is there.
-    fn is_same(&self, connection: &mut Connection, at: EntryId) -> Result<bool> {
-        let (last, epoch): (Option<u64>, Option<u32>) =
-            cmd("HMGET").arg(&self.shared.keys.meta).arg("last").arg("epoch").query(connection)?;
-        let (Some(number), Some(epoch)) = (last, epoch) else { return Ok(false) };
-        Ok(number > at.number || EntryId { number, epoch } == at)
+    /// Whether nothing new came because nothing new is there, in the same history.
+    fn is_all(&self, connection: &mut Connection, at: EntryId) -> Result<bool> {
+        let now = settle(&self.shared, connection)?.at;
+        if now.number <= at.number {
+            return Ok(now == at);
+        }
+        // Something has come in the meantime, unless it is gone already, for a base that stands for it.
+        let next = cmd("XRANGE")
+            .arg(&self.shared.keys.stream)
+            .arg(format!("{}-0", at.number + 1))
+            .arg("+")
+            .arg("COUNT")
+            .arg(1)
+            .query(connection)?;
+        Ok(!entries(next)?.is_empty())
     }
 
     fn wait_until_durable(&self, connection: &mut Connection) -> Result<()> {
@@ -344,11 +365,7 @@ impl Follower {
             state.at = entry.id;
             state.size.entries += entry.bytes;
             state.commits += 1;
-            if let Some((node, number)) = entry.sender()
-                && node == shared.node
-            {
-                mine.push((number, outcomes));
-            }
+            mine.extend(entry.number_of(&shared.node).map(|number| (number, outcomes)));
         }
         // Under the lock, so that every tail has the log's order.
         shared.feed.announce(&items);
@@ -372,7 +389,7 @@ impl Follower {
     fn load_anew(&self, connection: &mut Connection) -> Result<()> {
         let shared = &*self.shared;
         let meta = settle(shared, connection)?;
-        let loaded = load(connection, &shared.keys, meta)?;
+        let loaded = load(connection, &shared.keys, meta, &shared.node)?;
         self.wait_until_durable(connection)?;
         let mut state = shared.lock();
         let known = state.replica.head();
@@ -388,6 +405,7 @@ impl Follower {
         shared.feed.announce(&[forked]);
         drop(state);
         shared.feed.flush();
+        self.answer(loaded.mine);
         Ok(())
     }
 
@@ -432,7 +450,7 @@ impl Follower {
 }
 
 /// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
-fn rebase(shared: &Shared) -> Result<()> {
+pub(crate) fn rebase(shared: &Shared) -> Result<()> {
     let (saved, at, size) = {
         let state = shared.lock();
         (state.replica.save(), state.at, state.size)
@@ -450,12 +468,8 @@ fn rebase(shared: &Shared) -> Result<()> {
         cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?;
     }
     let four = [&keys.stream[..], &keys.meta, &keys.base, &new];
-    let args = [
-        Arg::Text(FORMAT),
-        Arg::Number(at.epoch.into()),
-        Arg::Number(size.base),
-        Arg::Number(at.number),
-    ];
+    let args =
+        [Arg::Text(FORMAT), Arg::Number(at.epoch.into()), Arg::Number(size.base), Arg::Number(at.number)];
     let done = run_script(&mut connection, Script::Rebase, &four, &args)?;
     cmd("DEL").arg(keys.of_node("rebasing", "lock")).exec(&mut connection)?;
     if done == Value::Int(1) {

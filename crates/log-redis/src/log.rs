@@ -56,7 +56,7 @@ const CLOCK: Duration = Duration::from_millis(50);
 
 /// The log on Redis.
 pub struct RedisLog {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     cursor_key: [u8; 16],
 }
 

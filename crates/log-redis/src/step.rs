@@ -11,8 +11,14 @@ use tidings_wire::{Channel, Epoch, Pattern, Position, Sequence};
 /// One step.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    Append { batch: Vec<NewRecord>, once: Option<Once> },
-    Note { name: String, value: Option<Vec<u8>> },
+    Append {
+        batch: Vec<NewRecord>,
+        once: Option<Once>,
+    },
+    Note {
+        name: String,
+        value: Option<Vec<u8>>,
+    },
     Purge(Channel),
     Delete(Position),
     Retain(Timestamp),

@@ -42,7 +42,8 @@ impl FromStr for RedisUrl {
     type Err = BadUrl;
 
     fn from_str(text: &str) -> Result<RedisUrl, BadUrl> {
-        let schemes = "write redis://HOST:PORT, rediss:// for TLS, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER";
+        let schemes =
+            "write redis://HOST:PORT, rediss:// for TLS, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER";
         let Some((scheme, rest)) = text.split_once("://") else { return Err(BadUrl(schemes.to_owned())) };
         let (who, place) = match rest.rsplit_once('@') {
             Some((who, place)) => (Some(who), place),
@@ -60,7 +61,9 @@ impl FromStr for RedisUrl {
         let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
         let (master, database) = path.split_once('/').unwrap_or((path, "0"));
         if master.is_empty() {
-            return Err(BadUrl("the master's name is missing behind the sentinels, like /mymaster".to_owned()));
+            return Err(BadUrl(
+                "the master's name is missing behind the sentinels, like /mymaster".to_owned(),
+            ));
         }
         let with_port = |host: &str| match host.rsplit_once(':') {
             Some((_, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -80,7 +83,9 @@ fn info(url: &str) -> Result<ConnectionInfo, BadUrl> {
     let bad = |_| BadUrl("host, port, user, password or database can't be read".to_owned());
     let info = url.into_connection_info().map_err(bad)?;
     if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
-        return Err(BadUrl("#insecure is not for a log; name the authority's certificate instead".to_owned()));
+        return Err(BadUrl(
+            "#insecure is not for a log; name the authority's certificate instead".to_owned(),
+        ));
     }
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Ok(info.set_redis_settings(settings))

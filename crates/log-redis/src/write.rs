@@ -71,12 +71,8 @@ impl Link {
 fn send(shared: &Shared, link: &mut Link, group: &Group) {
     let node = shared.keys.of_node("node", &shared.node);
     let keys = [&shared.keys.stream[..], &shared.keys.meta, &node];
-    let args = [
-        Arg::Text(FORMAT),
-        Arg::Text(&shared.node),
-        Arg::Number(group.number),
-        Arg::Bytes(&group.steps),
-    ];
+    let args =
+        [Arg::Text(FORMAT), Arg::Text(&shared.node), Arg::Number(group.number), Arg::Bytes(&group.steps)];
     // Whether it was sent before and nobody knows what became of it.
     let mut lost = false;
     loop {

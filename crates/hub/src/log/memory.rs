@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use super::{
-    AppendError, Appending, ChannelInfo, Durability, Feed, Located, Log, LogStats, NewRecord,
-    Noting, Once, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection,
-    Tail, TailItem, check_note,
+    AppendError, Appending, ChannelInfo, Durability, Feed, Located, Log, LogStats, NewRecord, Noting, Once,
+    Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection, Tail, TailItem,
+    check_note,
 };
 use crate::{Timestamp, View};
 

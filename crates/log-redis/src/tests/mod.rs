@@ -1,5 +1,7 @@
 //! The suite that every log runs, and what is Redis's own, all of it with a real server.
 
+mod history;
+mod outage;
 mod server;
 
 use std::cell::RefCell;
@@ -10,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::suite::{Logs, wait};
-use tidings_hub::log::{
-    AppendError, Log, NewRecord, Order, ReadLimit, Retention, Selection, Tail, TailItem,
-};
+use tidings_hub::log::{AppendError, Log, NewRecord, Order, ReadLimit, Retention, Selection, Tail, TailItem};
 use tidings_wire::{Channel, Event, Position, Sequence};
 
 use self::server::Server;
@@ -73,10 +73,8 @@ fn append_soon(log: &dyn Log, data: &str) -> Position {
 
 /// The data of all that is kept, in the log's order.
 fn all(log: &dyn Log) -> Vec<(u64, String)> {
-    let selection = Selection {
-        view: "**".parse::<tidings_wire::Pattern>().unwrap().into(),
-        after: Sequence::START,
-    };
+    let selection =
+        Selection { view: "**".parse::<tidings_wire::Pattern>().unwrap().into(), after: Sequence::START };
     let limit = ReadLimit { through: Sequence(u64::MAX), records: usize::MAX, bytes: usize::MAX };
     let page = log.read(&[selection], Order::Oldest, limit, Timestamp(0)).unwrap();
     page.records
@@ -109,12 +107,15 @@ fn next<T>(tail: &mut dyn Tail, mut wanted: impl FnMut(&TailItem) -> Option<T>) 
 struct OnRedis {
     server: Rc<Server>,
     opened: Option<RedisLogConfig>,
+    /// Whether what was stored is read back from a base.
+    rebase: bool,
 }
 
 impl OnRedis {
-    fn new() -> OnRedis {
-        let server = SERVER.with_borrow_mut(|server| server.get_or_insert_with(|| Server::start(&[]).into()).clone());
-        OnRedis { server, opened: None }
+    fn new(rebase: bool) -> OnRedis {
+        let server =
+            SERVER.with_borrow_mut(|server| server.get_or_insert_with(|| Server::start(&[]).into()).clone());
+        OnRedis { server, opened: None, rebase }
     }
 }
 
@@ -130,6 +131,10 @@ impl Logs for OnRedis {
     fn reopen(&mut self, log: Arc<dyn Log>) -> Arc<dyn Log> {
         log.close();
         drop(log);
+        if self.rebase {
+            let other = RedisLog::open(self.opened.clone().unwrap()).unwrap();
+            crate::follow::rebase(&other.shared).unwrap();
+        }
         Arc::new(RedisLog::open(self.opened.clone().unwrap()).unwrap())
     }
 }
@@ -137,5 +142,11 @@ impl Logs for OnRedis {
 mod suite {
     use super::OnRedis;
 
-    tidings_hub::log_suite!(OnRedis::new());
+    tidings_hub::log_suite!(OnRedis::new(false));
+}
+
+mod suite_with_bases {
+    use super::OnRedis;
+
+    tidings_hub::log_suite!(OnRedis::new(true));
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -135,6 +135,7 @@ struct Wires {
     /// Which word in what a client sends, once it was handed on, makes the proxy cut that connection before the answer.
     cut_after: Mutex<Option<Vec<u8>>>,
     cuts: AtomicUsize,
+    closed: AtomicBool,
 }
 
 impl Proxy {
@@ -147,6 +148,9 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                if wires.closed.load(Ordering::SeqCst) {
+                    continue;
+                }
                 wires.join(client, server);
             }
         });
@@ -160,6 +164,24 @@ impl Proxy {
     /// The next time that a client sends this, it is handed on, done, and the connection is cut before the answer comes.
     pub(super) fn cut_after(&self, word: &[u8]) {
         *self.shared.cut_after.lock().unwrap() = Some(word.to_vec());
+    }
+
+    /// Cuts all connections.
+    pub(super) fn cut(&self) {
+        for wire in std::mem::take(&mut *self.shared.open.lock().unwrap()) {
+            // The other end may have done it.
+            let _ = wire.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Cuts all connections and lets no new one through.
+    pub(super) fn close(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    pub(super) fn open(&self) {
+        self.shared.closed.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn cuts(&self) -> usize {

@@ -95,7 +95,8 @@ impl Shelf {
 
     /// Whether anything may be too old at `now`.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        let total = self.total.age.zip(self.slots.front()).is_some_and(|(age, slot)| slot.time.plus(age) <= now);
+        let total =
+            self.total.age.zip(self.slots.front()).is_some_and(|(age, slot)| slot.time.plus(age) <= now);
         total || self.channels.is_due(now)
     }
 
@@ -231,7 +232,9 @@ impl Shelf {
     /// Removes one record from all its channels. Nothing is raised: nobody is to be told that it is missing.
     pub(super) fn delete(&mut self, position: Position) -> bool {
         let sequence = position.sequence;
-        let Some(slot) = self.slot(sequence).filter(|slot| slot.epoch == position.epoch) else { return false };
+        let Some(slot) = self.slot(sequence).filter(|slot| slot.epoch == position.epoch) else {
+            return false;
+        };
         let Some(event) = slot.event.clone() else { return false };
         for channel in event.to.channels() {
             self.channels.take_out(channel, sequence, event.key.as_ref());
@@ -483,13 +486,7 @@ impl Shelf {
     }
 
     /// The newest records of a channel with a key.
-    pub(super) fn keyed(
-        &self,
-        channel: &Channel,
-        key: &Key,
-        after: Sequence,
-        limit: usize,
-    ) -> Vec<Record> {
+    pub(super) fn keyed(&self, channel: &Channel, key: &Key, after: Sequence, limit: usize) -> Vec<Record> {
         let Some(state) = self.channels.get(channel) else { return Vec::new() };
         state
             .keyed(key)
