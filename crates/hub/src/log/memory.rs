@@ -7,16 +7,16 @@ mod shelf;
 
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use self::beside::{Answers, Notes};
 use self::shelf::Shelf;
 use super::{
-    AppendError, Appending, ChannelInfo, Durability, Feed, FeedTail, Located, Log, LogStats, NewRecord,
-    Noting, Once, Order, Page, ReadError, ReadLimit, Record, Removal, Removing, Retention, Selection, Sink,
-    Tail, TailItem, check_note,
+    AppendError, Appending, Asked, ChannelInfo, Durability, Feed, FeedTail, Holder, LEASE_NOTE, Lease,
+    Leases, Leasing, Located, Log, LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record,
+    Removal, Removing, Retention, Selection, Sink, Tail, TailItem, Terms, check_note,
 };
 use crate::{Timestamp, View};
 
@@ -44,6 +44,7 @@ struct State {
     shelf: Shelf,
     answers: Answers,
     notes: Notes,
+    leases: Leases,
     closed: bool,
     commits: u64,
 }
@@ -55,6 +56,7 @@ impl MemoryLog {
             shelf: Shelf::new(config.retention),
             answers: Answers::default(),
             notes: Notes::default(),
+            leases: Leases::default(),
             closed: false,
             commits: 0,
         };
@@ -77,7 +79,11 @@ impl MemoryLog {
         self.feed.flush();
     }
 
-    fn append_now(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Result<Vec<Position>, AppendError> {
+    fn append_now(&self, batch: Vec<NewRecord>, terms: Terms) -> Result<Vec<Position>, AppendError> {
+        let Terms { once, lease, note } = terms;
+        if let Some(note) = &note {
+            check_note(&note.name, note.value.as_deref())?;
+        }
         let mut state = self.lock();
         if state.closed {
             return Err(closed());
@@ -88,6 +94,11 @@ impl MemoryLog {
             && let Some(answer) = state.answers.find(once, *now)
         {
             return answer;
+        }
+        if let Some(lease) = &lease
+            && !state.leases.lasts(lease, Instant::now())
+        {
+            return Err(AppendError::LeaseLost);
         }
         // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
         if let Some(channel) = state.shelf.ended_by_now(&batch) {
@@ -109,9 +120,29 @@ impl MemoryLog {
         if let Some((once, _)) = &once {
             state.answers.keep(once, positions.clone());
         }
+        if let Some(note) = note {
+            state.notes.set(note.name, note.value);
+        }
         state.commits += 1;
         self.announce(state, &items);
         Ok(positions)
+    }
+
+    fn lease_now(&self, name: &str, holder: Holder, for_: Duration) -> Result<Option<Lease>, AppendError> {
+        check_note(&format!("{LEASE_NOTE}{name}"), None)?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        let now = Instant::now();
+        match state.leases.ask(name, holder, for_, now) {
+            Asked::Answer(answer) => Ok(answer),
+            Asked::Free { last } => {
+                let lease = Lease { name: name.to_owned(), holder, number: last + 1 };
+                state.leases.begin(lease.clone(), for_, now);
+                Ok(Some(lease))
+            }
+        }
     }
 
     fn set_note_now(&self, name: String, value: Option<Vec<u8>>) -> Result<(), AppendError> {
@@ -152,12 +183,12 @@ fn closed() -> AppendError {
 }
 
 impl Log for MemoryLog {
-    fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        Box::pin(ready(self.append_now(batch, None)))
+    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending {
+        Box::pin(ready(self.append_now(batch, terms)))
     }
 
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
-        Box::pin(ready(self.append_now(batch, Some(once))))
+    fn lease(&self, name: &str, holder: Holder, for_: Duration) -> Leasing {
+        Box::pin(ready(self.lease_now(name, holder, for_)))
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -333,7 +364,7 @@ mod tests {
         let channel = |n: u64| format!("user/{n}").parse::<Channel>().unwrap();
         for n in 1..=65_536 + 10 {
             let event = Arc::new(tidings_wire::Event::new(channel(n).into(), "x".into()));
-            log.append_now(vec![NewRecord { time: Timestamp(n), event }], None).unwrap();
+            log.append_now(vec![NewRecord { time: Timestamp(n), event }], Terms::default()).unwrap();
         }
         let floor = |channel: Channel| log.floor(&[channel.into()]);
         assert_eq!(floor(channel(5)), Sequence(10), "forgotten");

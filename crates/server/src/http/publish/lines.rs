@@ -209,7 +209,7 @@ impl Lines {
                         self.publish_batch();
                         let now = Timestamp::now();
                         let once = key.once(&self.identity, std::slice::from_ref(&event), now);
-                        let publishing = self.app.hub.publish_once(vec![event], once, now);
+                        let publishing = self.app.hub.publish_with(vec![event], once.into(), now);
                         self.group.push(Answer::Publishing(1, Box::pin(publishing)));
                     }
                 }

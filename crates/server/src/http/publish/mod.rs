@@ -113,7 +113,7 @@ async fn publish_once(
 ) -> Result<Vec<Published>, Problem> {
     let now = Timestamp::now();
     let once = key.once(identity, &events, now);
-    let publishing = Box::pin(app.hub.publish_once(events, once, now));
+    let publishing = Box::pin(app.hub.publish_with(events, once.into(), now));
     publishing.await.map_err(|error| not_published(&error))
 }
 
