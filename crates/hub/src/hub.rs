@@ -10,7 +10,7 @@ use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 use crate::catch_up::CatchUp;
 use crate::durable::Durables;
 use crate::log::{
-    AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
+    AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Sink, Tail, TailItem, Terms,
 };
 use crate::resume::{Ended, ReplayCaps, Resume, Start, ended};
 use crate::shard::Shard;
@@ -225,21 +225,20 @@ impl Hub {
         events: Vec<Event>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
-        self.finish(self.append(events, None, now))
+        self.publish_with(events, Terms::default(), now)
     }
 
-    /// The same, once: what was stored under this key before and is remembered is answered with its first ids, and
-    /// nothing is stored.
+    /// The same on terms, see [`Log::append_with`].
     ///
     /// # Errors
-    /// When one is too large, the key was used for something else, or the log doesn't store them.
-    pub fn publish_once(
+    /// When one is too large, the terms are not met, or the log doesn't store them.
+    pub fn publish_with(
         &self,
         events: Vec<Event>,
-        once: Once,
+        terms: Terms,
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
-        self.finish(self.append(events, Some(once), now))
+        self.finish(self.append(events, terms, now))
     }
 
     fn finish(
@@ -268,7 +267,7 @@ impl Hub {
     fn append(
         &self,
         events: Vec<Event>,
-        once: Option<Once>,
+        terms: Terms,
         now: Timestamp,
     ) -> Result<(u64, Appending), PublishError> {
         if self.inner.closed.load(Ordering::Acquire) {
@@ -281,11 +280,7 @@ impl Hub {
         let count = events.len() as u64;
         let record = |event| NewRecord { time: now, event: Arc::new(event) };
         let batch = events.into_iter().map(record).collect();
-        let log = &self.inner.log;
-        let appending = match once {
-            None => log.append(batch),
-            Some(once) => log.append_once(batch, once),
-        };
+        let appending = self.inner.log.append_with(batch, terms);
         Ok((count, appending))
     }
 

@@ -4,6 +4,7 @@
 //! one says of which entry the state is, the last one that nothing is missing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::codec::{self, Reader, put_event, put_number, put_text};
@@ -12,7 +13,8 @@ use tidings_hub::log::{Record, Replica};
 use tidings_wire::{Channel, Epoch, Sequence};
 
 use crate::step::{
-    put_bytes, put_once, put_position, put_retention, take_once, take_position, take_retention,
+    put_bytes, put_lease, put_once, put_position, put_retention, take_lease, take_once, take_position,
+    take_retention,
 };
 
 /// About how long a chunk is, unless one item alone is longer: Redis is busy with it for a fraction of a millisecond.
@@ -23,7 +25,8 @@ const CHANNEL: u8 = 2;
 const RECORD: u8 = 3;
 const NOTE: u8 = 4;
 const ANSWER: u8 = 5;
-const END: u8 = 6;
+const LEASE: u8 = 6;
+const END: u8 = 7;
 
 /// Which entry of a log: its number, and its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +85,12 @@ pub(crate) fn encode(saved: &Saved, at: EntryId) -> Vec<Vec<u8>> {
         positions.iter().for_each(|position| put_position(&mut item, *position));
         add(item);
     }
+    for (lease, until) in &saved.leases {
+        let mut item = vec![LEASE];
+        put_lease(&mut item, lease);
+        put_number(&mut item, u64::try_from(until.as_millis()).unwrap_or(u64::MAX));
+        add(item);
+    }
     add(vec![END]);
     chunks
 }
@@ -119,6 +128,10 @@ pub(crate) fn decode(chunks: &[Vec<u8>]) -> Option<(Replica, EntryId)> {
                     let count = item.number()?;
                     let positions = (0..count).map(|_| take_position(&mut item)).collect::<Option<_>>()?;
                     saved.answers.push(SavedAnswer { once, positions });
+                }
+                LEASE => {
+                    let lease = take_lease(&mut item)?;
+                    saved.leases.push((lease, Duration::from_millis(item.number()?)));
                 }
                 END => ended = true,
                 _ => return None,

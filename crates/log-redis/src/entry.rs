@@ -1,5 +1,7 @@
 //! Entries of the stream, as Redis hands them out.
 
+use std::time::Duration;
+
 use redis::Value;
 use tidings_hub::Timestamp;
 use tidings_hub::log::{Replica, TailItem};
@@ -70,9 +72,19 @@ impl Entry {
         }
     }
 
+    /// What leases are counted by.
+    fn clock(&self) -> Duration {
+        Duration::from_millis(self.time.0)
+    }
+
     fn step(&self, step: Step, replica: &mut Replica, items: &mut Vec<TailItem>) -> Outcome {
         match step {
-            Step::Append { batch, once } => Outcome::Appended(replica.append(batch, once.as_ref(), items)),
+            Step::Append { batch, terms } => {
+                Outcome::Appended(replica.append(batch, terms, self.clock(), items))
+            }
+            Step::Lease { name, holder, for_ } => {
+                Outcome::Leased(replica.lease(name, holder, for_, self.clock()))
+            }
             Step::Note { name, value } => {
                 replica.set_note(name, value);
                 Outcome::Done

@@ -1,12 +1,14 @@
 //! The log, as a hub asks it.
 
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tidings_hub::log::{
-    AppendError, Appending, ChannelInfo, Durability, Feed, Located, Log, LogStats, NewRecord, Noting, Once,
-    Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection, Tail, check_note,
+    AppendError, Appending, ChannelInfo, Durability, Feed, Holder, LEASE_NOTE, Leasing, Located, Log,
+    LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention,
+    Selection, Tail, Terms, check_note,
 };
 use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Key, Position, Sequence};
@@ -236,12 +238,29 @@ fn block_on(
 }
 
 impl Log for RedisLog {
-    fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        self.append_step(batch, None)
+    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending {
+        if let Some(note) = &terms.note
+            && let Err(error) = check_note(&note.name, note.value.as_deref())
+        {
+            return Box::pin(ready(Err(error)));
+        }
+        if batch.is_empty() && terms.lease.is_none() && terms.note.is_none() {
+            return Box::pin(ready(Ok(Vec::new())));
+        }
+        self.ask(&Step::Append { batch, terms }, |outcome| match outcome {
+            Outcome::Appended(answer) => answer,
+            _ => Err(unanswered()),
+        })
     }
 
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
-        self.append_step(batch, Some(once))
+    fn lease(&self, name: &str, holder: Holder, for_: Duration) -> Leasing {
+        if let Err(error) = check_note(&format!("{LEASE_NOTE}{name}"), None) {
+            return Box::pin(ready(Err(error)));
+        }
+        self.ask(&Step::Lease { name: name.to_owned(), holder, for_ }, |outcome| match outcome {
+            Outcome::Leased(lease) => Ok(lease),
+            _ => Err(unanswered()),
+        })
     }
 
     fn ended(&self, channel: &Channel) -> Option<Sequence> {
@@ -273,7 +292,7 @@ impl Log for RedisLog {
 
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
         if let Err(error) = check_note(&name, value.as_deref()) {
-            return Box::pin(std::future::ready(Err(error)));
+            return Box::pin(ready(Err(error)));
         }
         self.ask(&Step::Note { name, value }, |_| Ok(()))
     }
@@ -356,18 +375,6 @@ impl Log for RedisLog {
         self.shared.queue.close();
         // Only now is all announced that was stored.
         self.shared.feed.close();
-    }
-}
-
-impl RedisLog {
-    fn append_step(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Appending {
-        if batch.is_empty() {
-            return Box::pin(std::future::ready(Ok(Vec::new())));
-        }
-        self.ask(&Step::Append { batch, once }, |outcome| match outcome {
-            Outcome::Appended(answer) => answer,
-            _ => Err(unanswered()),
-        })
     }
 }
 

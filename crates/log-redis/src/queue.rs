@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidings_hub::log::AppendError;
+use tidings_hub::log::{AppendError, Lease};
 use tidings_wire::Position;
 use tokio::sync::oneshot;
 
@@ -23,6 +23,7 @@ const WAITING: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Appended(Result<Vec<Position>, AppendError>),
+    Leased(Option<Lease>),
     Removed(u64),
     Done,
 }

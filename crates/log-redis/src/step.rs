@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::codec::{self, Reader, put_event, put_number, put_text};
-use tidings_hub::log::{Caps, NewRecord, Once, Retention};
+use tidings_hub::log::{Caps, Holder, Lease, NewRecord, Note, Once, Retention, Terms};
 use tidings_wire::{Channel, Epoch, Pattern, Position, Sequence};
 
 /// One step.
@@ -13,7 +13,12 @@ use tidings_wire::{Channel, Epoch, Pattern, Position, Sequence};
 pub(crate) enum Step {
     Append {
         batch: Vec<NewRecord>,
-        once: Option<Once>,
+        terms: Terms,
+    },
+    Lease {
+        name: String,
+        holder: Holder,
+        for_: Duration,
     },
     Note {
         name: String,
@@ -32,15 +37,27 @@ const PURGE: u8 = 3;
 const DELETE: u8 = 4;
 const RETAIN: u8 = 5;
 const RULES: u8 = 6;
+const LEASE: u8 = 7;
+
+const ON_ONCE: u8 = 1;
+const ON_LEASE: u8 = 1 << 1;
+const ON_NOTE: u8 = 1 << 2;
 
 impl Step {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Step::Append { batch, once } => {
+            Step::Append { batch, terms: Terms { once, lease, note } } => {
+                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
                 out.push(APPEND);
-                out.push(once.is_some().into());
+                out.push(
+                    flag(once.is_some(), ON_ONCE)
+                        | flag(lease.is_some(), ON_LEASE)
+                        | flag(note.is_some(), ON_NOTE),
+                );
                 once.iter().for_each(|once| put_once(&mut out, once));
+                lease.iter().for_each(|lease| put_lease(&mut out, lease));
+                note.iter().for_each(|Note { name, value }| put_note(&mut out, name, value.as_deref()));
                 put_number(&mut out, batch.len() as u64);
                 for NewRecord { time, event } in batch {
                     let mut one = vec![event.store.into()];
@@ -49,11 +66,15 @@ impl Step {
                     put_bytes(&mut out, &one);
                 }
             }
+            Step::Lease { name, holder, for_ } => {
+                out.push(LEASE);
+                put_text(&mut out, name);
+                out.extend(holder.0);
+                put_number(&mut out, u64::try_from(for_.as_millis()).unwrap_or(u64::MAX));
+            }
             Step::Note { name, value } => {
                 out.push(NOTE);
-                put_text(&mut out, name);
-                out.push(value.is_some().into());
-                out.extend(value.iter().flatten());
+                put_note(&mut out, name, value.as_deref());
             }
             Step::Purge(channel) => {
                 out.push(PURGE);
@@ -81,9 +102,11 @@ impl Step {
         let [kind] = from.array()?;
         let step = match kind {
             APPEND => {
-                let once = match from.array()? {
-                    [0] => None,
-                    _ => Some(take_once(&mut from)?),
+                let [terms] = from.array()?;
+                let terms = Terms {
+                    once: if terms & ON_ONCE == 0 { None } else { Some(take_once(&mut from)?) },
+                    lease: if terms & ON_LEASE == 0 { None } else { Some(take_lease(&mut from)?) },
+                    note: if terms & ON_NOTE == 0 { None } else { Some(take_note(&mut from)?) },
                 };
                 let count = from.number()?;
                 let mut batch = Vec::new();
@@ -95,14 +118,17 @@ impl Step {
                     event.store = store != 0;
                     batch.push(NewRecord { time, event: Arc::new(event) });
                 }
-                Step::Append { batch, once }
+                Step::Append { batch, terms }
             }
             NOTE => {
-                let name = from.text()?.to_owned();
-                let [some] = from.array()?;
-                let value = (some != 0).then(|| std::mem::take(&mut from.0).to_vec());
+                let Note { name, value } = take_note(&mut from)?;
                 Step::Note { name, value }
             }
+            LEASE => Step::Lease {
+                name: from.text()?.to_owned(),
+                holder: Holder(from.array()?),
+                for_: Duration::from_millis(from.number()?),
+            },
             PURGE => Step::Purge(Channel::stored(from.text()?).ok()?),
             DELETE => Step::Delete(take_position(&mut from)?),
             RETAIN => Step::Retain(Timestamp(from.number()?)),
@@ -136,6 +162,32 @@ pub(crate) fn put_position(out: &mut Vec<u8>, position: Position) {
 pub(crate) fn take_position(from: &mut Reader<'_>) -> Option<Position> {
     let epoch = Epoch(from.number()?.try_into().ok()?);
     Some(Position { epoch, sequence: Sequence(from.number()?) })
+}
+
+pub(crate) fn put_lease(out: &mut Vec<u8>, lease: &Lease) {
+    put_text(out, &lease.name);
+    out.extend(lease.holder.0);
+    put_number(out, lease.number);
+}
+
+pub(crate) fn take_lease(from: &mut Reader<'_>) -> Option<Lease> {
+    let name = from.text()?.to_owned();
+    Some(Lease { name, holder: Holder(from.array()?), number: from.number()? })
+}
+
+fn put_note(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    put_text(out, name);
+    out.push(value.is_some().into());
+    value.iter().for_each(|value| put_bytes(out, value));
+}
+
+fn take_note(from: &mut Reader<'_>) -> Option<Note> {
+    let name = from.text()?.to_owned();
+    let value = match from.array()? {
+        [0] => None,
+        _ => Some(from.bytes()?.to_vec()),
+    };
+    Some(Note { name, value })
 }
 
 pub(crate) fn put_once(out: &mut Vec<u8>, once: &Once) {

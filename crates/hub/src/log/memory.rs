@@ -2,13 +2,14 @@
 
 use std::future::ready;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use super::{
-    AppendError, Appending, ChannelInfo, Durability, Feed, Located, Log, LogStats, NewRecord, Noting, Once,
-    Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention, Selection, Tail, TailItem,
-    check_note,
+    AppendError, Appending, ChannelInfo, Durability, Feed, Holder, LEASE_NOTE, Lease, Leasing, Located, Log,
+    LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention,
+    Selection, Tail, TailItem, Terms, check_note,
 };
 use crate::{Timestamp, View};
 
@@ -26,6 +27,8 @@ pub struct MemoryLogConfig {
 /// milliseconds by a read, which looks at a bounded number of records.
 #[derive(Debug)]
 pub struct MemoryLog {
+    /// Leases are counted from here on.
+    started: Instant,
     state: Mutex<State>,
     feed: Feed,
 }
@@ -42,7 +45,7 @@ impl MemoryLog {
     pub fn new(config: MemoryLogConfig) -> MemoryLog {
         let replica = Replica::new(config.epoch, config.retention);
         let state = State { replica, closed: false, commits: 0 };
-        MemoryLog { state: Mutex::new(state), feed: Feed::default() }
+        MemoryLog { started: Instant::now(), state: Mutex::new(state), feed: Feed::default() }
     }
 
     /// A panic inside would be a bug of this module; what is stored stays readable all the same.
@@ -57,19 +60,31 @@ impl MemoryLog {
         self.feed.flush();
     }
 
-    fn append_now(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Result<Vec<Position>, AppendError> {
+    fn append_now(&self, batch: Vec<NewRecord>, terms: Terms) -> Result<Vec<Position>, AppendError> {
+        if let Some(note) = &terms.note {
+            check_note(&note.name, note.value.as_deref())?;
+        }
         let mut state = self.lock();
         if state.closed {
             return Err(closed());
         }
         let mut items = Vec::with_capacity(batch.len());
-        let positions = state.replica.append(batch, once.as_ref(), &mut items)?;
+        let positions = state.replica.append(batch, terms, self.started.elapsed(), &mut items)?;
         if items.is_empty() {
             return Ok(positions);
         }
         state.commits += 1;
         self.announce(state, &items);
         Ok(positions)
+    }
+
+    fn lease_now(&self, name: &str, holder: Holder, for_: Duration) -> Result<Option<Lease>, AppendError> {
+        check_note(&format!("{LEASE_NOTE}{name}"), None)?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        Ok(state.replica.lease(name.to_owned(), holder, for_, self.started.elapsed()))
     }
 
     fn set_note_now(&self, name: String, value: Option<Vec<u8>>) -> Result<(), AppendError> {
@@ -110,12 +125,12 @@ fn closed() -> AppendError {
 }
 
 impl Log for MemoryLog {
-    fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        Box::pin(ready(self.append_now(batch, None)))
+    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending {
+        Box::pin(ready(self.append_now(batch, terms)))
     }
 
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
-        Box::pin(ready(self.append_now(batch, Some(once))))
+    fn lease(&self, name: &str, holder: Holder, for_: Duration) -> Leasing {
+        Box::pin(ready(self.lease_now(name, holder, for_)))
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -246,7 +261,7 @@ mod tests {
         let channel = |n: u64| format!("user/{n}").parse::<Channel>().unwrap();
         for n in 1..=65_536 + 10 {
             let event = Arc::new(tidings_wire::Event::new(channel(n).into(), "x".into()));
-            log.append_now(vec![NewRecord { time: Timestamp(n), event }], None).unwrap();
+            log.append_now(vec![NewRecord { time: Timestamp(n), event }], Terms::default()).unwrap();
         }
         let floor = |channel: Channel| log.floor(&[channel.into()]);
         assert_eq!(floor(channel(5)), Sequence(10), "forgotten");

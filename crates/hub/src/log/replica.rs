@@ -7,13 +7,15 @@ mod list;
 mod saved;
 mod shelf;
 
+use std::time::Duration;
+
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use self::beside::{Answers, Notes};
 use self::shelf::Shelf;
 use super::{
-    AppendError, ChannelInfo, Located, LogStats, NewRecord, Once, Order, Page, ReadLimit, Record, Removal,
-    Retention, Selection, TailItem,
+    AppendError, Asked, ChannelInfo, Holder, Lease, Leases, Located, LogStats, NewRecord, Order, Page,
+    ReadLimit, Record, Removal, Retention, Selection, TailItem, Terms,
 };
 use crate::{Timestamp, View};
 
@@ -30,6 +32,8 @@ pub struct Replica {
     shelf: Shelf,
     answers: Answers,
     notes: Notes,
+    /// Counted on the log's own clock, whatever it counts from.
+    leases: Leases<Duration>,
 }
 
 impl Replica {
@@ -40,6 +44,7 @@ impl Replica {
             shelf: Shelf::new(retention),
             answers: Answers::default(),
             notes: Notes::default(),
+            leases: Leases::default(),
         }
     }
 
@@ -47,21 +52,27 @@ impl Replica {
         self.epochs.last().map_or(Epoch(0), |(epoch, _)| *epoch)
     }
 
-    /// Stores a batch and adds what is to be announced to `items`. See [`super::Log::append`].
+    /// Stores a batch and adds what is to be announced to `items`. `now` is by the clock of the leases. See
+    /// [`super::Log::append_with`]. The limits of notes are for who calls to keep.
     ///
     /// # Errors
     /// When the batch is refused. Nothing is stored then.
     pub fn append(
         &mut self,
         batch: Vec<NewRecord>,
-        once: Option<&Once>,
+        terms: Terms,
+        now: Duration,
         items: &mut Vec<TailItem>,
     ) -> Result<Vec<Position>, AppendError> {
+        let Terms { once, lease, note } = terms;
         let once = once.zip(batch.first().map(|record| record.time));
-        if let Some((once, now)) = once
-            && let Some(answer) = self.answers.find(once, now)
+        if let Some((once, now)) = &once
+            && let Some(answer) = self.answers.find(once, *now)
         {
             return answer;
+        }
+        if lease.is_some_and(|lease| !self.leases.lasts(&lease, now)) {
+            return Err(AppendError::LeaseLost);
         }
         // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
         if let Some(channel) = self.shelf.ended_by_now(&batch) {
@@ -78,10 +89,25 @@ impl Replica {
             items.push(if stored { TailItem::Stored(record) } else { TailItem::Ephemeral(record) });
             positions.push(position);
         }
-        if let Some((once, _)) = once {
+        if let Some((once, _)) = &once {
             self.answers.keep(once, positions.clone());
         }
+        if let Some(note) = note {
+            self.notes.set(note.name, note.value);
+        }
         Ok(positions)
+    }
+
+    /// See [`super::Log::lease`]. `now` is by the clock of the leases.
+    pub fn lease(&mut self, name: String, holder: Holder, for_: Duration, now: Duration) -> Option<Lease> {
+        match self.leases.ask(&name, holder, for_, now) {
+            Asked::Answer(answer) => answer,
+            Asked::Free { last } => {
+                let lease = Lease { name, holder, number: last + 1 };
+                self.leases.begin(lease.clone(), for_, now);
+                Some(lease)
+            }
+        }
     }
 
     /// See [`super::Log::set_note`]. The limits are for who calls to keep.

@@ -4,12 +4,12 @@ use axum::body::Body;
 use http::{Method, Response};
 use serde::Serialize;
 use tidings_hub::{Change, View};
+use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
 use super::connections::{no_such, require_own};
 use super::{Call, answer, body};
 use crate::auth::Identity;
-use crate::json::{BadJson, Reader};
 use crate::subscribe::channel_pattern;
 use crate::{ConnectionFilter, Problem};
 

@@ -1,13 +1,14 @@
 //! A replica's whole state, to be written down and read again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings_wire::{Channel, Epoch, Position, Sequence};
 
 use super::beside::{Answers, Notes};
 use super::shelf::Shelf;
 use super::{Replica, Retention};
-use crate::log::{Once, Record};
+use crate::log::{Lease, Leases, Once, Record};
 
 /// All that a [`Replica`] is made of, and nothing that follows from the rest. A record's event is shared with the
 /// replica, so that this is made in a moment.
@@ -29,6 +30,8 @@ pub struct Saved {
     pub notes: Vec<(String, Vec<u8>)>,
     /// What was stored once.
     pub answers: Vec<SavedAnswer>,
+    /// Every lease there ever was with its end, by the log's own clock.
+    pub leases: Vec<(Lease, Duration)>,
 }
 
 /// A channel in a [`Saved`].
@@ -69,6 +72,7 @@ impl Replica {
             epochs: self.epochs.clone(),
             notes: self.notes.list("", None, usize::MAX),
             answers: self.answers.save(),
+            leases: self.leases.all(),
             ..Saved::default()
         };
         self.shelf.save(&mut saved);
@@ -77,7 +81,7 @@ impl Replica {
 
     /// A replica with this state. `None` when it makes no sense.
     pub fn load(saved: Saved) -> Option<Replica> {
-        let Saved { epochs, retention, head, forgotten, channels, records, notes, answers } = saved;
+        let Saved { epochs, retention, head, forgotten, channels, records, notes, answers, leases } = saved;
         if epochs.is_empty() {
             return None;
         }
@@ -86,7 +90,11 @@ impl Replica {
             shelf: Shelf::load(retention, head, forgotten, channels, records)?,
             answers: Answers::default(),
             notes: Notes::default(),
+            leases: Leases::default(),
         };
+        for (lease, until) in leases {
+            replica.leases.put_back(lease, until);
+        }
         for SavedAnswer { once, positions } in answers {
             replica.answers.keep(&once, positions);
         }
