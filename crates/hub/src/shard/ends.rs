@@ -29,6 +29,11 @@ impl Shard {
     /// since it was asked. A window that has gone on since then doesn't know; neither does this shard then.
     pub(super) fn note_ended(&mut self, slot: u32, ended: &Ended, asked: impl Fn(&View) -> bool) {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        // What was known of a history that lost something since says nothing of this one. Whoever asked is told with
+        // its page of the log.
+        if self.reader.common_since(ended.epoch).is_some() {
+            return;
+        }
         let Some(news) = self.reader.index_after(ended.asked_at) else { return };
         for membership in &subscriber.views {
             let Some(followed) = self.index.get_mut(membership.view) else { continue };

@@ -11,6 +11,7 @@
 mod begin;
 mod change;
 mod ends;
+mod fork;
 mod gather;
 mod plan;
 mod presence;
@@ -296,6 +297,9 @@ impl Shard {
         let oldest = self.reader.oldest();
         for _ in 0..budget {
             let Some((index, entry)) = self.reader.advance() else {
+                if self.leave_history() {
+                    continue;
+                }
                 if !self.reader.is_overtaken() {
                     return false;
                 }
