@@ -448,6 +448,12 @@ impl Reader {
         next.is_some_and(|next| next.strong_count() == 0)
     }
 
+    /// Whether what comes next may be of another history.
+    pub(crate) fn is_at_a_break(&self) -> bool {
+        let next = self.segments.back().and_then(|last| last.next.get());
+        next.is_some_and(|next| next.upgrade().is_none_or(|next| next.history.number != self.history.number))
+    }
+
     /// Goes on in the window's present history, if that is another one than this reader's and all of the old one was
     /// consumed that is still there. Where it stands may be before where it stood.
     pub(crate) fn leave_history(&mut self) -> bool {

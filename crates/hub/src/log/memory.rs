@@ -87,6 +87,18 @@ impl MemoryLog {
         Ok(state.replica.lease(name.to_owned(), holder, for_, self.started.elapsed()))
     }
 
+    /// Loses all behind a record and goes on in a new epoch, for tests of what reads a log. `more` is stored before
+    /// anybody is told.
+    #[cfg(any(test, feature = "suite"))]
+    pub fn lose_behind(&self, at: Sequence, epoch: Epoch, more: Vec<NewRecord>) {
+        let mut state = self.lock();
+        state.replica.lose_behind(at, epoch);
+        let stored = state.replica.append(more, Terms::default(), self.started.elapsed(), &mut Vec::new());
+        stored.expect("nothing refuses it");
+        let through = state.replica.head().sequence;
+        self.announce(state, &[TailItem::Forked { epoch, at, through }]);
+    }
+
     fn set_note_now(&self, name: String, value: Option<Vec<u8>>) -> Result<(), AppendError> {
         check_note(&name, value.as_deref())?;
         let mut state = self.lock();

@@ -105,6 +105,23 @@ impl Replica {
     }
 }
 
+#[cfg(any(test, feature = "suite"))]
+impl Replica {
+    /// Loses all behind a record, as a store does that is restored to what it was then, and begins a new epoch.
+    pub fn lose_behind(&mut self, at: Sequence, epoch: Epoch) {
+        let mut saved = self.save();
+        saved.records.retain(|saved| saved.record.position.sequence <= at);
+        saved.head = saved.head.min(at);
+        for channel in &mut saved.channels {
+            for place in [&mut channel.gone, &mut channel.floor, &mut channel.newest] {
+                *place = at.min(*place);
+            }
+        }
+        *self = Replica::load(saved).expect("a part of a state is one");
+        self.fork(epoch);
+    }
+}
+
 impl Shelf {
     fn save(&self, saved: &mut Saved) {
         saved.retention = self.retention().clone();
