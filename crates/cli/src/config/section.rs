@@ -390,7 +390,18 @@ macro_rules! parsed {
     )*};
 }
 
-parsed!(BasePath, Pattern);
+parsed!(BasePath, Pattern, StreamName, Topic);
+
+/// Shown without its password, and never quoted: a mistake in it may lie anywhere.
+impl Setting for RedisUrl {
+    fn read(node: &Node) -> Result<RedisUrl, String> {
+        String::read(node)?.parse().map_err(|error| format!("it can't be used: {error}"))
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
 
 /// Something that is never shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
