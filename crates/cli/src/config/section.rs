@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidings::server::BasePath;
 use tidings::wire::Pattern;
+use tidings_ingest_redis::{RedisUrl, StreamName, Topic};
 
 use super::source::{Node, Origin, Raw, Table};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
