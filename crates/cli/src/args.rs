@@ -200,8 +200,8 @@ pub(crate) struct Serve {
     /// How it is logged: human, json, or auto (human on a terminal) [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Redis as the log, in a later version
-    #[arg(long, value_name = "URL", hide = true)]
+    /// Redis, to publish what services say there: to `user:events`, and what the configuration names
+    #[arg(long, value_name = "URL")]
     redis: Option<String>,
 }
 
@@ -220,7 +220,7 @@ impl Serve {
             ("workers", "--workers", &self.workers),
             ("log_level", "--log-level", &self.log_level),
             ("log_format", "--log-format", &self.log_format),
-            ("redis", "--redis", &self.redis),
+            ("redis.url", "--redis", &self.redis),
         ] {
             flags.add(setting, flag, value.as_deref());
         }

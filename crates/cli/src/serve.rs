@@ -12,7 +12,9 @@ use tidings::hub::{Hub, HubConfig, ReplayCaps, Timestamp};
 use tidings::log_disk::{DataDir, DiskLog, DiskLogConfig, Recovery, SyncPolicy};
 use tidings::server::auth::{Cors, Origins, Secrets};
 use tidings::server::{App, Server, ServerConfig, Side};
+use tidings::wire::publication::Rules;
 use tidings::wire::{CursorKey, Epoch};
+use tidings_ingest_redis::{Ingest, IngestConfig};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -25,6 +27,9 @@ use crate::{descriptors, logging, output};
 const BACKLOG: u32 = 65_535;
 /// How long the runtime's last tasks have at the end; what matters is over by then.
 const LAST_TASKS: Duration = Duration::from_millis(500);
+
+/// How long messages that were received have to be stored, once everybody else is gone.
+const LAST_MESSAGES: Duration = Duration::from_secs(6);
 
 pub(crate) fn run(args: &args::Serve) -> Result<()> {
     let config = Config::check(Sources::gather(args.configured.config.as_deref(), args.flags())?)?;
@@ -53,7 +58,10 @@ async fn serve(config: Config) -> Result<()> {
 
     let addresses = (listener.local_addr()?, internal.as_ref().map(TcpListener::local_addr).transpose()?);
     let origins = Origins { local: config.server.dev, ..config.auth.access.origins.clone() };
-    let app = Arc::new(App::new(hub.clone(), access, Cors::new(origins), config.server.clone()));
+    let ingest = start_ingest(&config, &hub)?;
+    let sources = ingest.iter().flat_map(Ingest::sources);
+    let app = App::new(hub.clone(), access, Cors::new(origins), config.server.clone());
+    let app = Arc::new(sources.fold(app, |app, (name, stats)| app.with_source(name, stats.clone())));
     let public_side = if internal.is_some() { Side::Public } else { Side::Both };
     let mut listening = tokio::task::JoinSet::new();
     let server = Server::of_side(app.clone(), public_side).context("the workers can't be started")?;
@@ -70,6 +78,12 @@ async fn serve(config: Config) -> Result<()> {
             ended.context("a listener has ended")?.context("nobody can connect")?;
         }
     }
+    // The right to read goes to another node at once, and what was received is stored.
+    let stopping = tokio::spawn(async move {
+        if let Some(ingest) = ingest {
+            ingest.stop().await;
+        }
+    });
     tokio::select! {
         drained = app.drain(config.server.drain) => {
             info!(streams = drained.streams, left = drained.streams_left + drained.connections_left, "drained");
@@ -78,6 +92,9 @@ async fn serve(config: Config) -> Result<()> {
             warn!(signal = name, "stopping at once");
             anyhow::bail!("stopped by a second signal, before all streams and requests had ended");
         }
+    }
+    if tokio::time::timeout(LAST_MESSAGES, stopping).await.is_err() {
+        warn!("what was last received from Redis is not stored: the log takes nothing");
     }
     tokio::task::spawn_blocking(move || hub.close()).await?;
     info!("stopped");
@@ -125,6 +142,19 @@ async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: &Secrets) -> R
         Hub::start(log, hub_config).context("the log can't be read")
     })
     .await?
+}
+
+/// Reads from Redis, if that is configured.
+fn start_ingest(config: &Config, hub: &Hub) -> Result<Option<Ingest>> {
+    let Some(url) = &config.redis.url else { return Ok(None) };
+    let ingest = IngestConfig {
+        topics: config.redis.ingest.clone(),
+        streams: config.redis.ingest_streams.clone(),
+        rules: Rules { user_id: true, ..config.server.publication() },
+        message: config.server.limits.body,
+        ..IngestConfig::new(url.clone())
+    };
+    Ok(Some(Ingest::start(hub, &ingest)?))
 }
 
 fn fatal(reason: &str) {

@@ -7,7 +7,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion}
 
 /// The address of a Redis server, or of the sentinels that know it:
 ///
-/// - `redis://[USER][:PASSWORD@]HOST[:PORT][/DB]`, and `rediss://` with TLS;
+/// - `redis://[USER][:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, and `redis+unix:///PATH`;
 /// - `redis+sentinel://[USER][:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB]`, and `rediss+sentinel://`, where the
 ///   server and not the sentinels has user and password.
 ///
@@ -53,7 +53,7 @@ impl FromStr for RedisUrl {
         let hidden = if who.is_some() { "…@" } else { "" };
         let shown = format!("{scheme}://{hidden}{place}");
         let plain = match scheme {
-            "redis" | "rediss" => return Ok(RedisUrl { shown, at: Place::Server(info(text)?) }),
+            "redis" | "rediss" | "redis+unix" => return Ok(RedisUrl { shown, at: Place::Server(info(text)?) }),
             "redis+sentinel" => "redis",
             "rediss+sentinel" => "rediss",
             _ => return Err(BadUrl(schemes.to_owned())),

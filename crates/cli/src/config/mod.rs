@@ -16,6 +16,7 @@ use std::time::Duration;
 use tidings::hub::log::{Caps, Retention};
 use tidings::server::{LimitsConfig, PresenceOptions, ServerConfig, TimeoutsConfig};
 use tidings::wire::Pattern;
+use tidings_ingest_redis::{RedisUrl, StreamName, Topic};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use auth::AuthConfig;
@@ -41,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     /// How much of the past one stream gets at once.
     pub(crate) replay: Replay,
+    /// What is read from Redis.
+    pub(crate) redis: RedisConfig,
     /// Who may do what.
     pub(crate) auth: AuthConfig,
     /// What is written to the log of the process.
@@ -74,6 +77,17 @@ pub(crate) enum Sync {
 pub(crate) struct Replay {
     pub(crate) bytes: u64,
     pub(crate) age: Option<Duration>,
+}
+
+/// Redis, and what is read from it.
+#[derive(Debug, Clone)]
+pub(crate) struct RedisConfig {
+    /// Where it is, if there is one.
+    pub(crate) url: Option<RedisUrl>,
+    /// Channels of Pub/Sub. `user:events`, the name that services use already.
+    pub(crate) ingest: Vec<Topic>,
+    /// Streams.
+    pub(crate) ingest_streams: Vec<StreamName>,
 }
 
 /// What the process logs, in the terms of `RUST_LOG`.
@@ -302,10 +316,11 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
     server.timeouts = read_timeouts(root.section("timeouts"), server.timeouts);
     let replay = read_replay(root.section("replay"));
     server.presence = read_presence(root.section("presence"), server.presence);
+    let redis = read_redis(root.section("redis"));
     let auth = auth::read(root.section("auth"), root.section("cors"), credentials, &data_dir, server.dev);
     let retention = read_retention(&mut root, log);
     server.position_after = position_after(&retention, server.position_after);
-    for later in ["redis", "authorize", "webhook", "tls"] {
+    for later in ["authorize", "webhook", "tls"] {
         root.later(later);
     }
     root.finish();
@@ -316,11 +331,30 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
         sync,
         retention,
         replay,
+        redis,
         auth,
         log_filter,
         log_format,
         entries: Vec::new(),
     }
+}
+
+fn read_redis(mut section: Section<'_>) -> RedisConfig {
+    let url: Option<RedisUrl> = section.find("url");
+    let said = ["ingest", "ingest_streams"].into_iter().find(|name| section.has(name));
+    let config = RedisConfig {
+        url,
+        ingest: section.get("ingest", vec![Topic::Channel("user:events".to_owned())]),
+        ingest_streams: section.get("ingest_streams", Vec::new()),
+    };
+    if let Some(name) = said
+        && !section.has("url")
+    {
+        let what = format!("redis.{name} says what is read, but not from where: set redis.url");
+        section.mistake(section.origin_of(name), what);
+    }
+    section.finish();
+    config
 }
 
 fn read_presence(mut section: Section<'_>, default: PresenceOptions) -> PresenceOptions {

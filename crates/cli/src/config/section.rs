@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidings::server::BasePath;
 use tidings::wire::Pattern;
+use tidings_ingest_redis::{RedisUrl, StreamName, Topic};
 
 use super::source::{Node, Origin, Raw, Table};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
@@ -390,7 +391,18 @@ macro_rules! parsed {
     )*};
 }
 
-parsed!(BasePath, Pattern);
+parsed!(BasePath, Pattern, StreamName, Topic);
+
+/// Shown without its password, and never quoted: a mistake in it may lie anywhere.
+impl Setting for RedisUrl {
+    fn read(node: &Node) -> Result<RedisUrl, String> {
+        String::read(node)?.parse().map_err(|error| format!("it can't be used: {error}"))
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
 
 /// Something that is never shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

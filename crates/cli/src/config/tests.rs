@@ -202,7 +202,7 @@ per_user = -1
 data = "1 megabyte"
 conections = 5
 [redis]
-url = "redis://127.0.0.1"
+url = "http://127.0.0.1"
 [[webhook]]
 url = "x"
 [[retention]]
@@ -220,7 +220,7 @@ channels = "a//b"
         "tidings.toml:9: limits.per_user: -1 is less than nothing",
         "tidings.toml:10: limits.data: \"1 megabyte\" is not a size: write a number with its unit, like 64KiB, 1MiB or 1GB",
         "tidings.toml:11: limits.conections is not a setting, did you mean limits.connections?",
-        "tidings.toml:12: redis is not in this version yet",
+        "tidings.toml:13: redis.url: it can't be used: write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS) or redis+unix:///PATH",
         "tidings.toml:14: webhook is not in this version yet",
         "tidings.toml:17: retention.channels: \"a//b\" can't be used: it has an empty level (a slash at an end, or two in a row)",
         "TIDINGS_LIMITS__LIFETIME: limits.lifetime: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
