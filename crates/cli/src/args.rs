@@ -200,7 +200,7 @@ pub(crate) struct Serve {
     /// How it is logged: human, json, or auto (human on a terminal) [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Redis, to publish what services say there: to `user:events`, and what the configuration names
+    /// Redis: for the log with --log redis, and to publish what services say there to `user:events` and what the configuration names
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 }

@@ -51,7 +51,7 @@ mod url;
 mod write;
 
 pub use error::OpenError;
-pub use log::{Ack, RedisLog, RedisLogConfig};
+pub use log::{Ack, BadAck, RedisLog, RedisLogConfig};
 pub use url::{BadUrl, RedisUrl};
 
 #[cfg(test)]

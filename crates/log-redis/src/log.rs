@@ -1,6 +1,8 @@
 //! The log, as a hub asks it.
 
+use std::fmt;
 use std::future::ready;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +35,46 @@ pub enum Ack {
     /// The master has synced it to its append-only file.
     Aof,
 }
+
+/// As in a configuration: `master`, `wait 2`, `aof`.
+impl FromStr for Ack {
+    type Err = BadAck;
+
+    fn from_str(text: &str) -> Result<Ack, BadAck> {
+        match text {
+            "master" => Ok(Ack::Master),
+            "aof" => Ok(Ack::Aof),
+            text => {
+                let count = text.strip_prefix("wait ").and_then(|count| count.parse().ok());
+                count.filter(|count| (1..=REPLICAS).contains(count)).map(Ack::Replicas).ok_or(BadAck)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.durability().fmt(f)
+    }
+}
+
+impl Ack {
+    fn durability(self) -> Durability {
+        match self {
+            Ack::Master => Durability::Master,
+            Ack::Replicas(count) => Durability::Replicas(count),
+            Ack::Aof => Durability::AppendOnlyFile,
+        }
+    }
+}
+
+/// The most replicas that are waited for.
+const REPLICAS: u32 = 100;
+
+/// A text that is no [`Ack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write master, aof, or wait and how many replicas, like \"wait 2\"")]
+pub struct BadAck;
 
 /// What a [`RedisLog`] needs to know.
 #[derive(Debug, Clone)]
@@ -364,11 +406,7 @@ impl Log for RedisLog {
     }
 
     fn durability(&self) -> Durability {
-        match self.shared.connector.ack {
-            Ack::Master => Durability::Master,
-            Ack::Replicas(count) => Durability::Replicas(count),
-            Ack::Aof => Durability::AppendOnlyFile,
-        }
+        self.shared.connector.ack.durability()
     }
 
     fn close(&self) {
@@ -391,8 +429,8 @@ impl Drop for RedisLog {
     }
 }
 
-impl std::fmt::Debug for RedisLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RedisLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLog").field("url", &self.shared.connector.url).finish_non_exhaustive()
     }
 }

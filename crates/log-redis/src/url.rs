@@ -53,7 +53,9 @@ impl FromStr for RedisUrl {
         let hidden = if who.is_some() { "…@" } else { "" };
         let shown = format!("{scheme}://{hidden}{place}");
         let plain = match scheme {
-            "redis" | "rediss" | "redis+unix" => return Ok(RedisUrl { shown, at: Place::Server(info(text)?) }),
+            "redis" | "rediss" | "redis+unix" => {
+                return Ok(RedisUrl { shown, at: Place::Server(info(text)?) });
+            }
             "redis+sentinel" => "redis",
             "rediss+sentinel" => "rediss",
             _ => return Err(BadUrl(schemes.to_owned())),

@@ -29,6 +29,7 @@ mod log;
 pub use tidings_client as client;
 pub use tidings_hub as hub;
 pub use tidings_log_disk as log_disk;
+pub use tidings_log_redis as log_redis;
 pub use tidings_server as server;
 pub use tidings_wire as wire;
 
@@ -37,4 +38,5 @@ pub use log::{StartError, in_memory, on_disk};
 pub use tidings_hub::log::{MemoryLog, MemoryLogConfig};
 pub use tidings_hub::{Delivery, Hub, HubConfig, Start, Subscribe, Subscription, View};
 pub use tidings_log_disk::{DiskLog, DiskLogConfig};
+pub use tidings_log_redis::{RedisLog, RedisLogConfig};
 pub use tidings_wire::{Channel, Data, Event, EventType, Pattern, Targets, UserId};

@@ -205,8 +205,9 @@ impl Replica {
         let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == position.epoch) else {
             return Located::Unknown;
         };
-        match self.epochs.get(at + 1) {
-            Some((_, fork)) if position.sequence > *fork => Located::PastFork(*fork),
+        // What a later epoch has lost is lost to all before it.
+        match self.epochs[at + 1..].iter().map(|(_, fork)| *fork).min() {
+            Some(fork) if position.sequence > fork => Located::PastFork(fork),
             None if position.sequence > self.shelf.head() => Located::Ahead,
             _ => Located::Here(position.sequence),
         }
