@@ -1,7 +1,5 @@
 //! A log that goes on in another history: what was seen of the old one and is lost is told as a gap.
 
-use std::mem;
-
 use tidings_wire::{GapReason, Position, Sequence};
 
 use super::reading::page_bytes;
@@ -76,10 +74,12 @@ impl Shard {
 fn leave(subscriber: &mut Subscriber, mark: &mut Mark, place: Position, common: Option<Sequence>) {
     let in_window = matches!(mark.behind, Behind::Through(_) | Behind::Many);
     let common = common.unwrap_or(Sequence(u64::MAX));
-    // The bytes that are to come would be those of another event.
-    let cut = subscriber.offset > 0
-        && (mark.after >= common || in_window && mem::take(&mut subscriber.ephemeral_begun));
     let mut reading = subscriber.reading.take().unwrap_or_else(|| Box::new(Reading::mid_stream()));
+    // The bytes that are to come would be those of another event, be it since an earlier history.
+    let cut = subscriber.offset > 0
+        && (mark.after >= common
+            || in_window && subscriber.ephemeral_begun
+            || matches!(reading.page, PageState::Lost));
     reading.page = if cut { PageState::Lost } else { PageState::Needed };
     reading.looked = false;
     reading.forgiven = reading.forgiven.min(common);

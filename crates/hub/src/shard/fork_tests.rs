@@ -357,7 +357,7 @@ impl World {
 #[test]
 fn forks_at_any_time_lose_nothing_silently() {
     let mut met = BTreeMap::new();
-    for seed in 1..=300_u64 {
+    for seed in 1..=1000_u64 {
         let (log, hub) = hub(if seed % 2 == 0 { 16 } else { 1 << 16 });
         let shard = hub.shard(Box::new(|| {}));
         let client = |_| Client {
