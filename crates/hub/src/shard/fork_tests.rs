@@ -179,7 +179,7 @@ impl World {
                 let batch = (0..=self.roll(3)).map(|_| self.fresh()).collect();
                 wait(self.log.append(batch)).unwrap();
             }
-            7 if self.roll(2) == 0 => {
+            7 => {
                 let head = self.log.head().sequence.0;
                 let lost = self.roll(6);
                 self.epoch += 1;
@@ -382,7 +382,7 @@ fn forks_at_any_time_lose_nothing_silently() {
         }
     }
     for what in ["a gap", "a cut", "an event", "a fork between looking for a place and going there"] {
-        assert!(met.get(what).is_some_and(|count| *count > 100), "{met:?}");
+        assert!(met.get(what).is_some_and(|count| *count > 50), "{met:?}");
     }
 }
 

@@ -61,9 +61,15 @@ fn of_a_cluster_the_node_with_the_keys_is_found() {
     // The second node has the hub's slot and all above it.
     own(&nodes[0], 0, slot - 1);
     own(&nodes[1], slot, 16383);
+    for (epoch, node) in (1..).zip(&nodes) {
+        let _: String = node.command(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}"));
+    }
     let _: String = nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[1].port));
     for node in &nodes {
-        until("the cluster", || node.command::<String>("CLUSTER INFO").contains("cluster_slots_ok:16384"));
+        until("the cluster", || {
+            let info: String = node.command("CLUSTER INFO");
+            info.contains("cluster_slots_ok:16384") && info.contains("cluster_state:ok")
+        });
     }
     let log = open(&nodes[0]);
     append(&log, "x");
