@@ -340,14 +340,15 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
 }
 
 fn read_redis(mut section: Section<'_>) -> RedisConfig {
-    let url: Option<RedisUrl> = section.find("url");
-    let said = ["ingest", "ingest_streams"].into_iter().find(|name| section.has(name));
+    let usual = vec![Topic::Channel("user:events".to_owned())];
     let config = RedisConfig {
-        url,
-        ingest: section.get("ingest", vec![Topic::Channel("user:events".to_owned())]),
+        url: section.find("url"),
+        ingest: section.get("ingest", usual.clone()),
         ingest_streams: section.get("ingest_streams", Vec::new()),
     };
-    if let Some(name) = said
+    // The default, as `tidings check` prints it, is no wish.
+    let wished = [("ingest", config.ingest != usual), ("ingest_streams", !config.ingest_streams.is_empty())];
+    if let Some((name, _)) = wished.into_iter().find(|(_, wished)| *wished)
         && !section.has("url")
     {
         let what = format!("redis.{name} says what is read, but not from where: set redis.url");
