@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::{PATIENCE, Server, run, stderr, stdout_of, tidings};
-use redis::{Redis, Reply};
+use redis::{Client, Redis, Reply};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -162,36 +162,53 @@ fn bad_messages_are_counted_and_never_quoted() {
     assert!(!written.contains("s3cret"), "{written}");
 }
 
+/// Adds entries 1 to `count`, whatever happens to Redis meanwhile. Each has an id of its own, so that one whose answer
+/// was lost is not added twice.
+fn add_entries(port: u16, count: u64) {
+    let mut client = None;
+    for n in 1..=count {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < end, "entry {n} can't be added");
+            let Some(connected) = client.as_mut() else {
+                sleep(Duration::from_millis(5));
+                client = Client::connect(port);
+                continue;
+            };
+            let (id, n) = (format!("{n}-1"), n.to_string());
+            match connected.run(&["XADD", "orders", &id, "channel", "orders", "data", &n]) {
+                Reply::Text(_) => break,
+                Reply::Error(error) if error.contains("equal or smaller") => break,
+                _ => client = None,
+            }
+        }
+    }
+}
+
 #[test]
 fn a_stream_is_stored_once_whatever_is_killed() {
-    const ENTRIES: u64 = 6_000;
+    const ENTRIES: u64 = 10_000;
     let mut redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
     let environment = [("TIDINGS_REDIS__INGEST_STREAMS", "orders")];
-    let redis_url = redis.url();
-    let begin = || Server::start_with(dir.path(), &["--log", "disk", "--redis", &redis_url], &environment);
-    let mut added = 0;
-    let mut add = |redis: &Redis, count: u64| {
-        let mut client = redis.client();
-        for _ in 0..count {
-            added += 1;
-            let added = client.run(&["XADD", "orders", "*", "channel", "orders", "data", &added.to_string()]);
-            assert!(matches!(added, Reply::Text(_)), "{added:?}");
-        }
-    };
-    for round in 0..6_u64 {
+    let url = redis.url();
+    let begin = || Server::start_with(dir.path(), &["--log", "disk", "--redis", &url], &environment);
+    let port = redis.port();
+    let adding = std::thread::spawn(move || add_entries(port, ENTRIES));
+    let mut round = 0;
+    while round < 8 || !adding.is_finished() {
         // Killed while it reads, at another moment each time.
         let mut server = begin();
-        add(&redis, ENTRIES / 12);
-        sleep(Duration::from_millis(round * 15));
+        sleep(Duration::from_millis(50 + round * 37 % 100));
         server.running.signal(Signal::KILL);
         server.running.wait();
-        add(&redis, ENTRIES / 12);
         if round == 3 {
             redis.stop();
             redis.start_again();
         }
+        round += 1;
     }
+    adding.join().unwrap();
     let server = begin();
     let admin = server.token(&["--sub", "ops", "--admin"]);
     let stored = || {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use redis::Client;
 use tidings_wire::publication::Rules;
+
+use crate::RedisUrl;
 
 /// What an [`Ingest`](crate::Ingest) needs to know.
 #[derive(Debug, Clone)]
@@ -42,61 +43,6 @@ impl IngestConfig {
             lease: Duration::from_secs(6),
             patience: Duration::from_secs(5),
         }
-    }
-}
-
-/// Where Redis is, and by what right: `redis://`, `rediss://` (TLS) or `redis+unix://`.
-#[derive(Clone)]
-pub struct RedisUrl {
-    pub(crate) client: Client,
-    text: String,
-    shown: String,
-}
-
-/// Why an address of Redis is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS) or redis+unix:///PATH{}", .0.as_deref().map(|why| format!("; {why}")).unwrap_or_default())]
-pub struct BadRedisUrl(Option<String>);
-
-impl FromStr for RedisUrl {
-    type Err = BadRedisUrl;
-
-    fn from_str(text: &str) -> Result<RedisUrl, BadRedisUrl> {
-        let mut shown = redis::parse_redis_url(text).ok_or(BadRedisUrl(None))?;
-        // What the client says of a mistake may quote what was written, but not the password.
-        let client =
-            Client::open(shown.clone()).map_err(|error| BadRedisUrl(error.detail().map(str::to_owned)))?;
-        if !client.get_connection_info().addr().is_supported() {
-            return Err(BadRedisUrl(Some("this kind of address is not supported".to_owned())));
-        }
-        if shown.password().is_some() {
-            // Refused only where there can be no password.
-            let _ = shown.set_password(Some("hidden"));
-        }
-        if shown.query_pairs().any(|(name, _)| name == "pass") {
-            shown.set_query(None);
-        }
-        Ok(RedisUrl { client, text: text.to_owned(), shown: shown.to_string() })
-    }
-}
-
-impl RedisUrl {
-    /// As it was written, with its password.
-    pub fn reveal(&self) -> &str {
-        &self.text
-    }
-}
-
-/// Without the password.
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({})", self.shown)
     }
 }
 
@@ -158,33 +104,6 @@ fn named(text: &str) -> Result<String, BadTopic> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_read_and_shown_without_their_password() {
-        for (text, shown) in [
-            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
-            ("redis://127.0.0.1:6379/3?protocol=resp3", "redis://127.0.0.1:6379/3?protocol=resp3"),
-            ("rediss://app:s3cret@redis.example:6380/1", "rediss://app:hidden@redis.example:6380/1"),
-            ("redis://:s3cret@redis.example", "redis://:hidden@redis.example"),
-            ("redis+unix:///run/redis.sock?db=1&pass=s3cret", "redis+unix:///run/redis.sock"),
-        ] {
-            let url: RedisUrl = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(url.to_string(), shown);
-            assert!(!format!("{url:?}").contains("s3cret"));
-            assert_eq!(url.reveal(), text);
-        }
-        for bad in [
-            "",
-            "127.0.0.1:6379",
-            "http://127.0.0.1",
-            "redis://",
-            "redis://:s3cret@127.0.0.1/notadb",
-            "redis://:s3cret@127.0.0.1/?protocol=resp9",
-        ] {
-            let error = bad.parse::<RedisUrl>().expect_err(bad);
-            assert!(!error.to_string().contains("s3cret"), "{error}");
-        }
-    }
 
     #[test]
     fn a_wildcard_makes_a_pattern() {

@@ -4,6 +4,7 @@
 //! the log that each append is checked against. Pub/Sub is as sure as Redis makes it (at most once); from a stream
 //! every entry is stored exactly once, as how far was read is stored in the same step.
 
+mod address;
 mod backoff;
 mod books;
 mod config;
@@ -23,7 +24,8 @@ use tidings_hub::log::Holder;
 use tidings_hub::{Hub, SourceStats};
 use tokio::task::JoinHandle;
 
-pub use config::{BadRedisUrl, BadTopic, IngestConfig, RedisUrl, StreamName, Topic};
+pub use address::{BadRedisUrl, RedisUrl};
+pub use config::{BadTopic, IngestConfig, StreamName, Topic};
 
 use pubsub::PubSub;
 use reader::Reader;

@@ -8,6 +8,7 @@ use redis::{AsyncConnectionConfig, RedisResult, Value, cmd};
 use tidings_hub::log::{Note, Terms};
 use tidings_hub::{Hub, Timestamp};
 use tidings_wire::Event;
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::books::Books;
@@ -68,11 +69,11 @@ impl Stream {
         let Reader { hub, config, stats, stop, .. } = reader;
         let books = Books::new(stats, &format!("the Redis stream {}", self.name));
         let mut position = self.position(hub)?;
-        let timeouts = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER))
-            .set_response_timeout(Some(ANSWER));
         let mut connection = tokio::select! {
-            connected = config.redis.client.get_multiplexed_async_connection_with_config(&timeouts) => connected?,
+            connected = timeout(ANSWER, connect(config)) => match connected {
+                Ok(connected) => connected?,
+                Err(_) => return Err(Ended::Failed("no connection in time".to_owned())),
+            },
             () = stop.raised() => return Err(Ended::Stopped),
         };
         info!(redis = %config.redis, stream = %self.name, after = position, "reading a stream");
@@ -116,6 +117,12 @@ impl Stream {
         let bytes: usize = entries.iter().map(Entry::bytes).sum();
         self.count = (BYTES / (bytes / entries.len().max(1)).max(1)).clamp(1, ENTRIES);
     }
+}
+
+async fn connect(config: &IngestConfig) -> RedisResult<MultiplexedConnection> {
+    let timeouts =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
+    config.redis.client().await?.get_multiplexed_async_connection_with_config(&timeouts).await
 }
 
 /// An entry of a stream.

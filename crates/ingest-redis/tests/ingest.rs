@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use redis::{Redis, Reply};
+use redis::{Redis, Reply, Sentinel};
 use tidings_hub::log::{Log, MemoryLog, MemoryLogConfig, Order, ReadLimit, Retention, Selection};
 use tidings_hub::{Hub, HubConfig, Timestamp};
 use tidings_ingest_redis::{Ingest, IngestConfig};
@@ -130,6 +130,7 @@ fn what_is_published_in_redis_is_stored() {
     config.topics.push("events:*".parse().unwrap());
     let node = Node::start(&log, &config);
     redis.wait_for_subscriber("user:events");
+    redis.wait_for(&["PUBSUB", "NUMPAT"], &Reply::Number(1));
     redis.publish(r#"{"userId":"ada","event":"paid","data":{"n": 1}}"#);
     redis.publish(r#"{"userId":7,"data":"hello"}"#);
     let patterned =
@@ -361,5 +362,33 @@ fn a_redis_that_comes_back_is_read_on() {
     let mut all = data(&*log);
     all.sort();
     assert_eq!(all, ["1", "2", "3", "4", "5"]);
+    node.stop();
+}
+
+#[test]
+fn a_replica_that_takes_over_is_read_on() {
+    let mut primary = Redis::start();
+    let replica = Redis::start();
+    replica.run(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    let sentinel = Sentinel::start(&primary);
+    let log = log();
+    let mut config = config(&primary);
+    config.redis = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port).parse().unwrap();
+    config.streams = vec!["s".parse().unwrap()];
+    let node = Node::start(&log, &config);
+    primary.wait_for_subscriber("user:events");
+    primary.publish(r#"{"channel":"a","data":"1"}"#);
+    primary.run(&["XADD", "s", "*", "channel", "a", "data", "2"]);
+    node.wait_for([2, 2, 0, 0, 2]);
+    assert_eq!(primary.run(&["WAIT", "1", "60000"]), Reply::Number(1));
+    sentinel.wait_for_replica();
+    primary.stop();
+    replica.wait_for_subscriber("user:events");
+    replica.publish(r#"{"channel":"a","data":"3"}"#);
+    replica.run(&["XADD", "s", "*", "channel", "a", "data", "4"]);
+    until(|| data(&*log).len() == 4, || format!("{:?} {:?}", data(&*log), node.counts()));
+    let mut all = data(&*log);
+    all.sort();
+    assert_eq!(all, ["1", "2", "3", "4"]);
     node.stop();
 }

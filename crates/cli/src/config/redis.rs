@@ -30,9 +30,10 @@ pub(crate) struct RedisConfig {
 /// Where Redis is.
 #[derive(Debug, Clone)]
 pub(crate) struct RedisUrl {
+    /// For the log.
     pub(crate) log: log_redis::RedisUrl,
-    /// What is published in Redis is not read through sentinels.
-    pub(crate) ingest: Option<ingest::RedisUrl>,
+    /// For what is read.
+    pub(crate) ingest: ingest::RedisUrl,
 }
 
 /// Shown without its password, and never quoted: a mistake in it may lie anywhere.
@@ -40,16 +41,13 @@ impl Setting for RedisUrl {
     fn read(node: &Node) -> Result<RedisUrl, String> {
         let text = String::read(node)?;
         let bad = |error: &dyn std::fmt::Display| format!("it can't be used: {error}");
-        let ingest = match text.contains("+sentinel://") {
-            true => None,
-            false => Some(text.parse().map_err(|error: ingest::BadRedisUrl| bad(&error))?),
-        };
+        let ingest = text.parse().map_err(|error: ingest::BadRedisUrl| bad(&error))?;
         let log = text.parse().map_err(|error: log_redis::BadUrl| bad(&error))?;
         Ok(RedisUrl { log, ingest })
     }
 
     fn show(&self) -> String {
-        quoted(&self.ingest.as_ref().map_or_else(|| self.log.to_string(), ToString::to_string))
+        quoted(&self.ingest.to_string())
     }
 }
 
@@ -57,35 +55,40 @@ impl Setting for RedisUrl {
 pub(super) fn read(mut section: Section<'_>, log: Option<Origin>) -> RedisConfig {
     let url: Option<RedisUrl> = section.find("url");
     let has_url = section.has("url");
-    let of_log = ["name", "ack", "authority"].into_iter().find(|name| section.has(name));
-    let of_ingest = ["ingest", "ingest_streams"].into_iter().find(|name| section.has(name));
+    let usual_name = "tidings".to_owned();
+    let usual_topics = vec![Topic::Channel("user:events".to_owned())];
     let config = RedisConfig {
-        name: section.get("name", "tidings".to_owned()),
+        name: section.get("name", usual_name.clone()),
         ack: section.get("ack", Ack::Master),
         authority: section.find("authority"),
-        ingest: section.get("ingest", vec![Topic::Channel("user:events".to_owned())]),
+        ingest: section.get("ingest", usual_topics.clone()),
         ingest_streams: section.get("ingest_streams", Vec::new()),
         url,
     };
+    // A default, as `tidings check` prints it, is no wish.
+    let of_log = [
+        ("name", config.name != usual_name),
+        ("ack", config.ack != Ack::Master),
+        ("authority", config.authority.is_some()),
+    ];
+    let of_ingest =
+        [("ingest", config.ingest != usual_topics), ("ingest_streams", !config.ingest_streams.is_empty())];
+    let wished = |wishes: &[(&'static str, bool)]| wishes.iter().find(|(_, is)| *is).map(|(name, _)| *name);
     match log {
         Some(origin) if !has_url => {
             section.mistake(origin, "log is redis, but not where Redis is: set redis.url".to_owned());
         }
-        None if let Some(name) = of_log => {
+        None if let Some(name) = wished(&of_log) => {
             let what = format!("redis.{name} is about the log, which is not in Redis: set log = \"redis\"");
             section.mistake(section.origin_of(name), what);
         }
         _ => {}
     }
-    if let Some(name) = of_ingest {
-        let through_sentinels = config.url.as_ref().is_some_and(|url| url.ingest.is_none());
-        if !has_url {
-            let what = format!("redis.{name} says what is read, but not from where: set redis.url");
-            section.mistake(section.origin_of(name), what);
-        } else if through_sentinels {
-            let what = format!("redis.{name}: what is published in Redis is not read through sentinels yet");
-            section.mistake(section.origin_of(name), what);
-        }
+    if let Some(name) = wished(&of_ingest)
+        && !has_url
+    {
+        let what = format!("redis.{name} says what is read, but not from where: set redis.url");
+        section.mistake(section.origin_of(name), what);
     }
     section.finish();
     config

@@ -220,7 +220,7 @@ channels = "a//b"
         "tidings.toml:9: limits.per_user: -1 is less than nothing",
         "tidings.toml:10: limits.data: \"1 megabyte\" is not a size: write a number with its unit, like 64KiB, 1MiB or 1GB",
         "tidings.toml:11: limits.conections is not a setting, did you mean limits.connections?",
-        "tidings.toml:13: redis.url: it can't be used: write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS) or redis+unix:///PATH",
+        "tidings.toml:13: redis.url: it can't be used: write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS), redis+unix:///PATH or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         "tidings.toml:14: webhook is not in this version yet",
         "tidings.toml:17: retention.channels: \"a//b\" can't be used: it has an empty level (a slash at an end, or two in a row)",
         "TIDINGS_LIMITS__LIFETIME: limits.lifetime: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",

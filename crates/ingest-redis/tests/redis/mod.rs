@@ -54,6 +54,10 @@ impl Redis {
         }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn client(&self) -> Client {
         Client::connect(self.port).unwrap()
     }
@@ -65,12 +69,15 @@ impl Redis {
 
     /// Waits until somebody follows a channel of Pub/Sub.
     pub fn wait_for_subscriber(&self, channel: &str) {
-        let mut client = self.client();
+        let one = Reply::List(vec![Reply::Text(channel.to_owned()), Reply::Number(1)]);
+        self.wait_for(&["PUBSUB", "NUMSUB", channel], &one);
+    }
+
+    /// Waits for an answer. By a new connection each time: a Sentinel ends those of whom it promotes.
+    pub fn wait_for(&self, words: &[&str], reply: &Reply) {
         let end = Instant::now() + PATIENCE;
-        while client.run(&["PUBSUB", "NUMSUB", channel])
-            != Reply::List(vec![Reply::Text(channel.to_owned()), Reply::Number(1)])
-        {
-            assert!(Instant::now() < end, "nobody follows {channel}");
+        while Client::connect(self.port).map(|mut client| client.run(words)).as_ref() != Some(reply) {
+            assert!(Instant::now() < end, "{words:?} is not answered with {reply:?}");
             sleep(Duration::from_millis(10));
         }
     }
@@ -89,15 +96,19 @@ impl Drop for Redis {
 
 /// `None` when it ended at once.
 fn spawn(port: u16, dir: &TempDir) -> Option<Child> {
-    let mut server = Command::new("redis-server")
+    let mut command = Command::new("redis-server");
+    command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
         .args(["--appendfsync", "always"])
         .arg("--dir")
-        .arg(dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed");
+        .arg(dir.path());
+    await_answer(port, &mut command)
+}
+
+/// Starts it, and waits until it answers. `None` when it ended at once.
+fn await_answer(port: u16, command: &mut Command) -> Option<Child> {
+    let mut server =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server is installed");
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(mut client) = Client::connect(port)
@@ -110,6 +121,55 @@ fn spawn(port: u16, dir: &TempDir) -> Option<Child> {
         }
         assert!(Instant::now() < end, "redis-server does not answer");
         sleep(Duration::from_millis(10));
+    }
+}
+
+/// A Sentinel that watches a server as the service `main`.
+pub struct Sentinel {
+    pub port: u16,
+    _dir: TempDir,
+    server: Child,
+}
+
+impl Sentinel {
+    pub fn start(primary: &Redis) -> Sentinel {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("sentinel.conf");
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let config = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 1\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
+                primary.port
+            );
+            std::fs::write(&file, config).unwrap();
+            let mut command = Command::new("redis-server");
+            if let Some(server) = await_answer(port, command.arg(&file).arg("--sentinel")) {
+                return Sentinel { port, _dir: dir, server };
+            }
+        }
+        panic!("the Sentinel found no port");
+    }
+
+    /// Waits until it knows of a replica that could take over.
+    pub fn wait_for_replica(&self) {
+        let mut client = Client::connect(self.port).unwrap();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let replicas = format!("{:?}", client.run(&["SENTINEL", "REPLICAS", "main"]));
+            if replicas.contains("master-link-status\"), Text(\"ok\")") {
+                return;
+            }
+            assert!(Instant::now() < end, "no replica: {replicas}");
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
 
@@ -126,7 +186,8 @@ pub enum Reply {
 pub struct Client(BufReader<TcpStream>);
 
 impl Client {
-    fn connect(port: u16) -> Option<Client> {
+    /// `None` when nobody listens.
+    pub fn connect(port: u16) -> Option<Client> {
         let socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Some(Client(BufReader::new(socket)))
