@@ -166,7 +166,7 @@ fn open_redis(redis: RedisConfig, retention: Retention, cursor_key: [u8; 16]) ->
 
 /// Reads from Redis, if that is configured.
 fn start_ingest(config: &Config, hub: &Hub) -> Result<Option<Ingest>> {
-    let Some(url) = config.redis.url.as_ref().and_then(|url| url.ingest.as_ref()) else { return Ok(None) };
+    let Some(url) = config.redis.url.as_ref().map(|url| &url.ingest) else { return Ok(None) };
     let ingest = IngestConfig {
         topics: config.redis.ingest.clone(),
         streams: config.redis.ingest_streams.clone(),

@@ -9,7 +9,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion}
 ///
 /// - `redis://[USER][:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, and `redis+unix:///PATH`;
 /// - `redis+sentinel://[USER][:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB]`, and `rediss+sentinel://`, where the
-///   server and not the sentinels has user and password.
+///   server and not the sentinels has user and password, and TLS.
 ///
 /// Shown without the password.
 #[derive(Clone)]
@@ -69,9 +69,9 @@ impl FromStr for RedisUrl {
         }
         let with_port = |host: &str| match host.rsplit_once(':') {
             Some((_, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                format!("{plain}://{host}")
+                format!("redis://{host}")
             }
-            _ => format!("{plain}://{host}:{SENTINEL_PORT}"),
+            _ => format!("redis://{host}:{SENTINEL_PORT}"),
         };
         let sentinels = hosts.split(',').map(|host| info(&with_port(host))).collect::<Result<Vec<_>, _>>()?;
         let who = who.map_or(String::new(), |who| format!("{who}@"));
