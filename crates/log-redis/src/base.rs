@@ -155,3 +155,69 @@ fn head(item: &mut Reader<'_>, saved: &mut Saved) -> Option<EntryId> {
     saved.retention = take_retention(item)?;
     Some(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tidings_hub::log::{Caps, Holder, Lease, NewRecord, Note, Once, Retention, Terms};
+    use tidings_wire::{Event, Targets};
+
+    use super::*;
+
+    const AT: EntryId = EntryId { number: 700, epoch: 9 };
+
+    fn replica() -> Replica {
+        let states = Caps { state_only: true, ..Caps::default() };
+        let capped = Caps { count: Some(2), ..Caps::default() };
+        let rules = vec![("s/*".parse().unwrap(), states), ("capped".parse().unwrap(), capped)];
+        let mut replica = Replica::new(Epoch(7), Retention { rules, ..Retention::default() });
+        for n in 0..20_u64 {
+            let names: &[&str] = [&["s/1", "audit"][..], &["capped", "audit"], &["audit"]][n as usize % 3];
+            let targets = Targets::new(names.iter().map(|name| name.parse::<Channel>().unwrap())).unwrap();
+            let key = ["x", "y"][n as usize % 2].parse().ok();
+            let event = Event { key, end: n == 19, ..Event::new(targets, "data".into()) };
+            let once = Once { key: [n as u8; 32], body: [1; 32], until: Timestamp(100 + n) };
+            let note = Note { name: format!("n{n}"), value: Some(vec![n as u8]) };
+            let terms = Terms { once: Some(once), note: Some(note), lease: None };
+            let record = NewRecord { time: Timestamp(n), event: Arc::new(event) };
+            replica.append(vec![record], terms, Duration::ZERO, &mut Vec::new()).unwrap();
+            if n == 10 {
+                replica.fork(Epoch(9));
+            }
+        }
+        replica.lease("l".to_owned(), Holder([1; 16]), Duration::from_secs(5), Duration::from_secs(1));
+        replica
+    }
+
+    #[test]
+    fn a_state_comes_back() {
+        let saved = replica().save();
+        assert!(saved.records.iter().any(|record| !record.lost.is_empty()));
+        assert_eq!(saved.leases.len(), 1);
+        assert!(matches!(&saved.leases[0], (Lease { number: 1, .. }, _)));
+        let (back, at) = decode(&encode(&saved, AT)).unwrap();
+        assert_eq!((back.save(), at), (saved, AT));
+    }
+
+    #[test]
+    fn a_state_of_which_anything_is_missing_is_none() {
+        let chunks = encode(&replica().save(), AT);
+        assert_eq!(chunks.len(), 1);
+        for end in 0..chunks[0].len() {
+            assert!(decode(&[chunks[0][..end].to_vec()]).is_none());
+        }
+        assert!(decode(&[]).is_none());
+        assert!(decode(&[chunks[0].clone(), chunks[0].clone()]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, at: prop::sample::Index, flip in 1..=255_u8) {
+            let _ = decode(&[bytes]);
+            let mut chunks = encode(&replica().save(), AT);
+            let place = at.index(chunks[0].len());
+            chunks[0][place] ^= flip;
+            let _ = decode(&chunks);
+        }
+    }
+}

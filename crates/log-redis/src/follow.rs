@@ -23,8 +23,8 @@ use crate::write::AGAIN;
 const BLOCK: Duration = Duration::from_millis(500);
 /// How long an answer may take beyond that before the connection is given up.
 const ANSWER: Duration = Duration::from_millis(1000);
-/// How many entries one read returns.
-const ENTRIES: usize = 256;
+/// How many entries one read returns: each may have a megabyte.
+const ENTRIES: usize = 64;
 /// How many chunks of the base one read returns.
 const CHUNKS: isize = 16;
 /// How often it is tried to read a log while others put new bases into it.
@@ -449,15 +449,27 @@ impl Follower {
     }
 }
 
+/// A connection to the node that has the log.
+fn connect_to_keys(shared: &Shared) -> Result<Connection> {
+    let mut moved: Option<String> = None;
+    loop {
+        let mut connection = shared.connector.connect(moved.as_deref())?;
+        match base_of(&mut connection, &shared.keys) {
+            Err(Trouble::Moved(to)) if moved.is_none() => moved = Some(to),
+            found => return found.map(|_| connection),
+        }
+    }
+}
+
 /// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
 pub(crate) fn rebase(shared: &Shared) -> Result<()> {
     let (saved, at, size) = {
         let state = shared.lock();
         (state.replica.save(), state.at, state.size)
     };
-    let mut connection = shared.connector.connect(None)?;
-    connection.set_read_timeout(Some(10 * ANSWER))?;
     let keys = &shared.keys;
+    let mut connection = connect_to_keys(shared)?;
+    connection.set_read_timeout(Some(10 * ANSWER))?;
     let new = keys.of_node("base", &shared.node);
     cmd("DEL").arg(&new).exec(&mut connection)?;
     let mut base_bytes = 0;

@@ -251,3 +251,68 @@ fn take_caps(from: &mut Reader<'_>) -> Option<Caps> {
         state_only: flags & STATE_ONLY != 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tidings_wire::Event;
+
+    use super::*;
+
+    /// One of each kind, with all that it can have.
+    fn all() -> Vec<Step> {
+        let channel: Channel = "orders/7".parse().unwrap();
+        let event =
+            Event { store: false, key: "k".parse().ok(), ..Event::new(channel.clone().into(), "x".into()) };
+        let holder = Holder([3; 16]);
+        let caps =
+            Caps { age: Some(Duration::from_millis(1)), count: Some(2), bytes: Some(3), state_only: true };
+        let rules = vec![("a/**".parse().unwrap(), caps), ("**".parse().unwrap(), Caps::default())];
+        let terms = Terms {
+            once: Some(Once { key: [1; 32], body: [2; 32], until: Timestamp(9) }),
+            lease: Some(Lease { name: "l".to_owned(), holder, number: 300 }),
+            note: Some(Note { name: "n".to_owned(), value: None }),
+        };
+        vec![
+            Step::Append { batch: vec![NewRecord { time: Timestamp(5), event: Arc::new(event) }], terms },
+            Step::Append { batch: Vec::new(), terms: Terms::default() },
+            Step::Lease { name: "l".to_owned(), holder, for_: Duration::from_secs(6) },
+            Step::Note { name: "n".to_owned(), value: Some(vec![0, 255]) },
+            Step::Note { name: String::new(), value: None },
+            Step::Purge(channel),
+            Step::Delete(Position { epoch: Epoch(u32::MAX), sequence: Sequence(u64::MAX) }),
+            Step::Retain(Timestamp(u64::MAX)),
+            Step::Rules(Retention { rules, default: caps, total: Caps::default() }),
+        ]
+    }
+
+    fn group(all: &[Step]) -> Vec<u8> {
+        let mut group = Vec::new();
+        all.iter().for_each(|step| put_bytes(&mut group, &step.encode()));
+        group
+    }
+
+    #[test]
+    fn a_group_comes_back() {
+        let all = all();
+        let back = steps(&group(&all)).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{all:?}"));
+        assert!(steps(&[]).unwrap().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, at: prop::sample::Index, kind in 0..9_u8) {
+            let _ = steps(&bytes);
+            let mut one = vec![kind];
+            one.extend(&bytes);
+            let _ = Step::decode(&one);
+            // What is nearly right, too.
+            let mut group = group(&all());
+            let place = at.index(group.len());
+            let _ = steps(&group[..place]);
+            group[place] ^= bytes.first().copied().unwrap_or(1);
+            let _ = steps(&group);
+        }
+    }
+}

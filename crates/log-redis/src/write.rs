@@ -17,17 +17,19 @@ const ANSWER: Duration = Duration::from_millis(1000);
 
 pub(crate) fn run(shared: &Shared) {
     let mut link = Link { connection: None, moved: None };
-    while shared.queue.wait() {
-        // No group is taken while there is no connection: so who waits in vain learns for sure that nothing was stored.
-        if let Err(trouble) = link.connect(shared) {
-            shared.trouble(Part::Writing, Some(&trouble));
-            if shared.queue.pause(AGAIN) {
-                return;
-            }
-            continue;
+    let mut well = true;
+    loop {
+        // Also when nobody asks for anything: the trouble is said to be over when it is.
+        let over = if well { !shared.queue.wait() } else { shared.queue.pause(AGAIN) };
+        if over {
+            return;
         }
-        if let Some(group) = shared.queue.take() {
-            send(shared, &mut link, &group);
+        // No group is taken while there is no connection: so who waits in vain learns for sure that nothing was stored.
+        let connected = link.connect(shared).map(drop);
+        shared.trouble(Part::Writing, connected.as_ref().err());
+        well = connected.is_ok();
+        if well && let Some(group) = shared.queue.take() {
+            well = send(shared, &mut link, &group);
         }
     }
 }
@@ -67,8 +69,8 @@ impl Link {
     }
 }
 
-/// Sends a group, again and again if need be: Redis stores it once.
-fn send(shared: &Shared, link: &mut Link, group: &Group) {
+/// Sends a group, again and again if need be: Redis stores it once. False when it was given up.
+fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
     let node = shared.keys.of_node("node", &shared.node);
     let keys = [&shared.keys.stream[..], &shared.keys.meta, &node];
     let args =
@@ -80,7 +82,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) {
             Err(trouble) => Err(trouble),
             Ok(connection) => {
                 if !shared.queue.sending(group.number) {
-                    return;
+                    return true;
                 }
                 let stored = run_script(connection, Script::Append, &keys, &args);
                 match &stored {
@@ -94,7 +96,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) {
         };
         let Err(trouble) = stored else {
             shared.trouble(Part::Writing, None);
-            return;
+            return true;
         };
         shared.trouble(Part::Writing, Some(&trouble));
         link.lost(&trouble);
@@ -102,7 +104,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) {
         if shared.queue.pause(if quickly { Duration::ZERO } else { AGAIN })
             || !shared.queue.is_awaited(group.number)
         {
-            return;
+            return false;
         }
     }
 }

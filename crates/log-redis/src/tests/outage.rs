@@ -85,8 +85,9 @@ fn without_redis_appends_fail_soon_and_surely() {
     assert_eq!(all(&log), [(1, "x".to_owned())]);
     assert!(refused(config(&server, "hub")).contains("out of reach"));
     server.restart();
-    let position = append_soon(&log, "back");
+    // Though nobody asks for anything.
     until("the end of the trouble", || log.stats().trouble.is_none());
+    let position = append_soon(&log, "back");
     let kept = all(&log);
     assert!(kept.iter().all(|(_, data)| data != "never"), "what failed for sure was not stored: {kept:?}");
     assert_eq!(kept.last(), Some(&(position.sequence.0, "back".to_owned())));
