@@ -176,7 +176,7 @@ pub(crate) struct Serve {
     /// What every path begins with, like /push
     #[arg(long, value_name = "PATH")]
     base_path: Option<String>,
-    /// Where events are kept: memory, or disk [default: disk]
+    /// Where events are kept: memory, disk, or redis [default: disk]
     #[arg(long, value_name = "LOG")]
     log: Option<String>,
     /// When an answered event is on the disk: always, never, or a duration like 100ms [default: always]

@@ -44,7 +44,7 @@ fn what_is_published_on_one_node_is_streamed_and_resumed_on_another() {
     let [one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
     let arguments = ["subscribe", "--url", &other.url, "orders/7", "--json", "--count", "2"];
     let stream = Running::start(tidings().args(arguments));
-    stream.wait_for("tidings:open");
+    stream.wait_for("connected to");
     publish(&one, "first");
     let line = stream.line();
     publish(&other, "second");
