@@ -194,7 +194,7 @@ pub(crate) struct Serve {
     /// What every path begins with, like /push
     #[arg(long, value_name = "PATH")]
     base_path: Option<String>,
-    /// Where events are kept: memory, or disk [default: disk]
+    /// Where events are kept: memory, disk, or redis [default: disk]
     #[arg(long, value_name = "LOG")]
     log: Option<String>,
     /// When an answered event is on the disk: always, never, or a duration like 100ms [default: always]
@@ -218,8 +218,8 @@ pub(crate) struct Serve {
     /// How it is logged: human, json, or auto (human on a terminal) [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Redis as the log, in a later version
-    #[arg(long, value_name = "URL", hide = true)]
+    /// Redis: for the log with --log redis, and to publish what services say there to `user:events` and what the configuration names
+    #[arg(long, value_name = "URL")]
     redis: Option<String>,
 }
 
@@ -238,7 +238,7 @@ impl Serve {
             ("workers", "--workers", &self.workers),
             ("log_level", "--log-level", &self.log_level),
             ("log_format", "--log-format", &self.log_format),
-            ("redis", "--redis", &self.redis),
+            ("redis.url", "--redis", &self.redis),
         ] {
             flags.add(setting, flag, value.as_deref());
         }

@@ -57,12 +57,19 @@ fn check_prints_what_comes_out_and_hides_secrets() {
 }
 
 #[test]
-fn redis_is_refused_for_now() {
-    let output = run(tidings().args(["serve", "--log", "redis", "--redis", "redis://127.0.0.1"]));
+fn a_log_on_redis_needs_a_redis() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(tidings().args(["serve", "--log", "redis"]).current_dir(dir.path()));
     assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("set redis.url"), "{}", stderr(&output));
+    // Nobody listens at port 1.
+    let away =
+        ["serve", "--listen", "127.0.0.1:0", "--log", "redis", "--redis", "redis://:canary@127.0.0.1:1"];
+    let output = run(tidings().args(away).current_dir(dir.path()));
+    assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(said.contains("--log: log: redis is not in this version yet"), "{said}");
-    assert!(said.contains("--redis: redis is not in this version yet"), "{said}");
+    assert!(said.contains("can't be opened: Redis is out of reach"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
 }
 
 #[test]

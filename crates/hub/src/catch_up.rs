@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use tidings_wire::{CursorKey, EncodedEvent, Sequence};
+use tidings_wire::{CursorKey, EncodedEvent, Epoch, Sequence};
 
 use crate::Timestamp;
 use crate::conflate::Sight;
@@ -55,6 +55,8 @@ pub(crate) struct EncodedPage {
     pub(crate) floor: Sequence,
     /// Which of the reader's channels have ended, if that was asked.
     pub(crate) ended: Option<Ended>,
+    /// In which it was read.
+    pub(crate) epoch: Epoch,
 }
 
 impl EncodedPage {
@@ -62,6 +64,21 @@ impl EncodedPage {
         log: &dyn Log,
         key: &CursorKey,
         request: &PageRequest,
+    ) -> Result<EncodedPage, ReadError> {
+        loop {
+            let epoch = log.head().epoch;
+            let page = EncodedPage::read_in(log, key, request, epoch)?;
+            if log.head().epoch == epoch {
+                return Ok(page);
+            }
+        }
+    }
+
+    fn read_in(
+        log: &dyn Log,
+        key: &CursorKey,
+        request: &PageRequest,
+        epoch: Epoch,
     ) -> Result<EncodedPage, ReadError> {
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
         let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
@@ -78,6 +95,7 @@ impl EncodedPage {
             through: page.through,
             floor: page.floor,
             ended,
+            epoch,
         })
     }
 }

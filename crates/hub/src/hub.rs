@@ -10,7 +10,7 @@ use tidings_wire::{Cursor, CursorKey, EncodedEvent, Event, Position, Sequence};
 use crate::catch_up::CatchUp;
 use crate::durable::Durables;
 use crate::log::{
-    AppendError, Appending, Log, NewRecord, Once, ReadError, Record, Removal, Sink, Tail, TailItem,
+    AppendError, Appending, Log, NewRecord, ReadError, Record, Removal, Sink, Tail, TailItem, Terms,
 };
 use crate::resume::{Ended, ReplayCaps, Resume, Start, ended};
 use crate::shard::Shard;
@@ -225,21 +225,20 @@ impl Hub {
         events: Vec<Event>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
-        self.finish(self.append(events, None, now))
+        self.publish_with(events, Terms::default(), now)
     }
 
-    /// The same, once: what was stored under this key before and is remembered is answered with its first ids, and
-    /// nothing is stored.
+    /// The same on terms, see [`Log::append_with`].
     ///
     /// # Errors
-    /// When one is too large, the key was used for something else, or the log doesn't store them.
-    pub fn publish_once(
+    /// When one is too large, the terms are not met, or the log doesn't store them.
+    pub fn publish_with(
         &self,
         events: Vec<Event>,
-        once: Once,
+        terms: Terms,
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Published>, PublishError>> + Send + 'static {
-        self.finish(self.append(events, Some(once), now))
+        self.finish(self.append(events, terms, now))
     }
 
     fn finish(
@@ -268,7 +267,7 @@ impl Hub {
     fn append(
         &self,
         events: Vec<Event>,
-        once: Option<Once>,
+        terms: Terms,
         now: Timestamp,
     ) -> Result<(u64, Appending), PublishError> {
         if self.inner.closed.load(Ordering::Acquire) {
@@ -281,11 +280,7 @@ impl Hub {
         let count = events.len() as u64;
         let record = |event| NewRecord { time: now, event: Arc::new(event) };
         let batch = events.into_iter().map(record).collect();
-        let log = &self.inner.log;
-        let appending = match once {
-            None => log.append(batch),
-            Some(once) => log.append_once(batch, once),
-        };
+        let appending = self.inner.log.append_with(batch, terms);
         Ok((count, appending))
     }
 
@@ -389,8 +384,14 @@ type OpenWindow = (Arc<Window>, Writer, Box<dyn Tail>);
 
 /// A window with the log's newest records, and the tail that goes on from there.
 pub(crate) fn open_window(log: &dyn Log, config: &HubConfig, warm: u64) -> Result<OpenWindow, ReadError> {
-    let head = log.head();
-    let mut tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
+    let (head, mut tail) = loop {
+        let head = log.head();
+        let tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
+        // A fork in between would be said by no tail.
+        if log.head().epoch == head.epoch {
+            break (head, tail);
+        }
+    };
     let mut items = tail.next(Duration::ZERO)?.unwrap_or_default();
     // Retention may have taken the beginning of that; the window starts at the first record there is.
     let begins = items.iter().find_map(|item| match item {
@@ -462,7 +463,7 @@ pub(crate) fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIte
             TailItem::Removed(Removal::Channel { channel, through }) => writer.remove(|record| {
                 record.position.sequence <= through && record.event.to.channels().contains(&channel)
             }),
-            TailItem::Forked { epoch, .. } => writer.fork(epoch),
+            TailItem::Forked { epoch, at, through } => writer.fork(epoch, at, through),
         }
     }
 }

@@ -17,6 +17,7 @@ mod poll;
 mod presence;
 mod resume;
 mod shard;
+mod source;
 mod subscriber;
 mod subscription;
 mod time;
@@ -31,6 +32,7 @@ pub use presence::{
 };
 pub use resume::{Ended, ReplayCaps, Resume, Start};
 pub use shard::{Cut, Losses, Move, Opening, Pending, Shard, ShardStats, SubscriberId};
+pub use source::SourceStats;
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
 pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};
 pub use time::Timestamp;

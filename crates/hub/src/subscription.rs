@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::log::{ReadError, Record};
-use crate::resume::Start;
+use crate::resume::{Resume, Start};
 use crate::shard::{Cut, Shard, SubscriberId, Taken};
 use crate::subscriber::{Change, Lens, ToldGap, Who};
 use crate::{Timestamp, View};
@@ -90,14 +90,18 @@ impl Subscription {
         let who = Who { user: subscribe.user, client: subscribe.client };
         let lens = Lens { who, filter: subscribe.filter };
         let resume = hub.resume(&subscribe.views, &subscribe.start, &lens, now)?;
+        Ok(Subscription::at(hub, &subscribe.views, lens, resume, now))
+    }
+
+    pub(crate) fn at(hub: &Hub, views: &[View], lens: Lens, resume: Resume, now: Timestamp) -> Subscription {
         let news = Arc::new(Notify::new());
         let mut shard = hub.shard({
             let news = news.clone();
             Box::new(move || news.notify_one())
         });
-        let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, lens.clone(), now);
+        let (id, opened_at, gap) = shard.subscribe_records(views, resume, lens.clone(), now);
         let taken = gap.map(Delivery::Gap).into_iter().collect();
-        Ok(Subscription { hub: hub.clone(), shard, id, news, lens, taken, opened_at })
+        Subscription { hub: hub.clone(), shard, id, news, lens, taken, opened_at }
     }
 
     /// The next event or gap; waits for one. It may be dropped while it waits: nothing is lost.

@@ -1,6 +1,7 @@
 //! The log on disk: opening it, and what it answers.
 
 use std::fs::OpenOptions;
+use std::future::ready;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -9,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidings_hub::log::{
-    AppendError, Appending, ChannelInfo, Durability, Located, Log, LogStats, NewRecord, Noting, Once, Order,
-    Page, ReadError, ReadLimit, Record, Removing, Retention, Selection, Tail, check_note,
+    AppendError, Appending, ChannelInfo, Durability, Holder, LEASE_NOTE, Leases, Leasing, Located, Log,
+    LogStats, NewRecord, Note, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Retention,
+    Selection, Tail, Terms, check_note,
 };
 use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
@@ -24,7 +26,7 @@ use crate::record::Row;
 use crate::space::Space;
 use crate::store::Store;
 use crate::tail::DiskTail;
-use crate::writer::{Job, Refused, Shared, Upkeep, Writer};
+use crate::writer::{Job, Refused, Shared, Upkeep, Writer, note_bytes};
 use crate::{DataDir, OpenError};
 
 /// The database in the data directory.
@@ -153,6 +155,7 @@ impl DiskLog {
             space: Space::new(dir, config.reserve_bytes),
             wal: wal_of(&path),
             upkeep,
+            leases: Leases::default(),
         };
         let fatal = config.fatal;
         let thread = std::thread::Builder::new()
@@ -179,14 +182,6 @@ impl DiskLog {
     /// What was found when it was opened.
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
-    }
-
-    fn append_batch(&self, batch: Vec<NewRecord>, once: Option<Once>) -> Appending {
-        if batch.is_empty() {
-            return Box::pin(std::future::ready(Ok(Vec::new())));
-        }
-        let bytes = batch.iter().map(|record| record.event.data.as_str().len() + 256).sum();
-        Box::pin(self.ask(|reply| Job::Append { batch, once, bytes, reply }))
     }
 
     fn ask<T: Send + 'static>(
@@ -297,12 +292,26 @@ impl Found {
 }
 
 impl Log for DiskLog {
-    fn append(&self, batch: Vec<NewRecord>) -> Appending {
-        self.append_batch(batch, None)
+    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending {
+        if batch.is_empty() && terms.lease.is_none() && terms.note.is_none() {
+            return Box::pin(ready(Ok(Vec::new())));
+        }
+        if let Some(note) = &terms.note
+            && let Err(error) = check_note(&note.name, note.value.as_deref())
+        {
+            return Box::pin(ready(Err(error)));
+        }
+        let records: usize = batch.iter().map(|record| record.event.data.as_str().len() + 256).sum();
+        let bytes = records + terms.note.as_ref().map_or(0, note_bytes);
+        Box::pin(self.ask(|reply| Job::Append { batch, terms, bytes, reply }))
     }
 
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending {
-        self.append_batch(batch, Some(once))
+    fn lease(&self, name: &str, holder: Holder, for_: Duration) -> Leasing {
+        let note = format!("{LEASE_NOTE}{name}");
+        if let Err(error) = check_note(&note, None) {
+            return Box::pin(ready(Err(error)));
+        }
+        Box::pin(self.ask(|reply| Job::Lease { name: name.to_owned(), holder, for_, reply }))
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -320,9 +329,9 @@ impl Log for DiskLog {
 
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
         if let Err(error) = check_note(&name, value.as_deref()) {
-            return Box::pin(std::future::ready(Err(error)));
+            return Box::pin(ready(Err(error)));
         }
-        Box::pin(self.ask(|reply| Job::Note { name, value, reply }))
+        Box::pin(self.ask(|reply| Job::Note { note: Note { name, value }, reply }))
     }
 
     fn ended(&self, channel: &Channel) -> Option<Sequence> {

@@ -9,7 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
-use tidings_hub::log::{AppendError, Feed, NewRecord, Once, Record, Removal, Retention, TailItem, too_late};
+use tidings_hub::log::{
+    AppendError, Asked, Feed, Holder, LEASE_NOTE, Lease, Leases, NewRecord, Note, Once, Record, Removal,
+    Retention, TailItem, Terms, too_late,
+};
 use tidings_wire::{Channel, Position};
 use tokio::sync::oneshot;
 
@@ -65,6 +68,8 @@ type Answer = Result<Vec<Position>, AppendError>;
 pub(crate) type Appended = oneshot::Sender<Answer>;
 /// Answers a note.
 pub(crate) type Noted = oneshot::Sender<Result<(), AppendError>>;
+/// Answers who asks for a lease.
+pub(crate) type Leased = oneshot::Sender<Result<Option<Lease>, AppendError>>;
 /// Answers a removal.
 pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
 
@@ -72,14 +77,19 @@ pub(crate) type Removed = oneshot::Sender<Result<u64, AppendError>>;
 pub(crate) enum Job {
     Append {
         batch: Vec<NewRecord>,
-        once: Option<Once>,
+        terms: Terms,
         bytes: usize,
         reply: Appended,
     },
     Note {
-        name: String,
-        value: Option<Vec<u8>>,
+        note: Note,
         reply: Noted,
+    },
+    Lease {
+        name: String,
+        holder: Holder,
+        for_: Duration,
+        reply: Leased,
     },
     Purge {
         channel: Channel,
@@ -130,7 +140,7 @@ impl Queue {
     pub(crate) fn push(&self, job: Job) -> Result<(), Refused> {
         let bytes = match &job {
             Job::Append { bytes, .. } => *bytes,
-            Job::Note { name, value, .. } => note_bytes(name, value.as_deref()),
+            Job::Note { note, .. } => note_bytes(note),
             _ => 0,
         };
         let mut waiting = self.lock();
@@ -193,6 +203,7 @@ pub(crate) struct Writer {
     /// The write-ahead log, to sync it every so often.
     pub(crate) wal: PathBuf,
     pub(crate) upkeep: Upkeep,
+    pub(crate) leases: Leases,
 }
 
 impl Writer {
@@ -221,24 +232,29 @@ impl Writer {
         let mut group = Group::default();
         for job in jobs {
             match job {
-                Job::Append { batch, once, bytes, reply } => {
-                    if group.is_over_with(batch.len(), bytes) {
+                Job::Append { batch, terms, bytes, reply } => {
+                    // The notes of a group are set after its appends: one that came before stays before.
+                    let after_notes = terms.note.is_some() && !group.notes.is_empty();
+                    if after_notes || group.is_over_with(batch.len(), bytes) {
                         self.store_group(std::mem::take(&mut group));
                     }
-                    group.add(batch, once, bytes, reply);
+                    group.add(batch, terms, bytes, reply);
                     continue;
                 }
-                Job::Note { name, value, reply } => {
-                    if group.is_over_with(1, note_bytes(&name, value.as_deref())) {
+                Job::Note { note, reply } => {
+                    if group.is_over_with(1, note_bytes(&note)) {
                         self.store_group(std::mem::take(&mut group));
                     }
-                    group.note(name, value, reply);
+                    group.note(note, reply);
                     continue;
                 }
                 other => {
                     self.store_group(std::mem::take(&mut group));
                     match other {
                         Job::Append { .. } | Job::Note { .. } => {}
+                        Job::Lease { name, holder, for_, reply } => {
+                            let _ = reply.send(self.lease(name, holder, for_));
+                        }
                         Job::Purge { channel, reply } => self.purge(channel, reply),
                         Job::Delete { position, reply } => self.delete(position, reply),
                         Job::Retain { now, reply } => {
@@ -263,18 +279,18 @@ impl Writer {
                     // Who no longer waits has dropped the other end.
                     let _ = append.reply.send(answer);
                 }
-                for note in group.notes {
-                    let _ = note.reply.send(Ok(()));
+                for (_, reply) in group.notes {
+                    let _ = reply.send(Ok(()));
                 }
             }
             Err(error) => {
-                for Append { once, reply, batch } in group.appends {
+                for Append { terms, reply, batch } in group.appends {
                     // What was stored before is stored, whatever is wrong now.
-                    let before = once.and_then(|once| self.answer_before(&once, &batch));
+                    let before = terms.once.and_then(|once| self.answer_before(&once, &batch));
                     let _ = reply.send(before.unwrap_or_else(|| Err(error.clone())));
                 }
-                for note in group.notes {
-                    let _ = note.reply.send(Err(error.clone()));
+                for (_, reply) in group.notes {
+                    let _ = reply.send(Err(error.clone()));
                 }
             }
         }
@@ -299,10 +315,13 @@ impl Writer {
         let mut answers = Vec::with_capacity(group.appends.len());
         let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
         let mut pages = 4 + group.bytes as u64 / 4_000 + 2 * group.notes.len() as u64;
+        let lost = self.without_lease(group);
         let changes = self.transact(|stage, upkeep| {
-            for Append { batch, once, .. } in &group.appends {
-                if let Some(once) = once {
-                    let remembered = match stage.remembered(once, time_of(batch)) {
+            for (at, Append { batch, terms, .. }) in group.appends.iter().enumerate() {
+                if let Some(once) = &terms.once
+                    && let Some(first) = batch.first()
+                {
+                    let remembered = match stage.remembered(once, first.time) {
                         // Only whoever uses this key hears of it.
                         Err(error @ StoreError::Damaged { .. }) => Err(AppendError::from(error)),
                         other => Ok(other?),
@@ -311,6 +330,10 @@ impl Writer {
                         answers.push(answer);
                         continue;
                     }
+                }
+                if lost.contains(&at) {
+                    answers.push(Err(AppendError::LeaseLost));
+                    continue;
                 }
                 // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
                 if let Some(channel) = stage.ended_by_now(batch) {
@@ -335,14 +358,20 @@ impl Writer {
                     }
                     positions.push(position);
                 }
-                if let Some(once) = once {
+                if let Some(once) = &terms.once
+                    && !batch.is_empty()
+                {
                     stage.remember(once, &positions)?;
                     pages += 3;
                 }
+                if let Some(note) = &terms.note {
+                    stage.set_note(&note.name, note.value.as_deref())?;
+                    pages += 2;
+                }
                 answers.push(Ok(positions));
             }
-            for Note { name, value, .. } in &group.notes {
-                stage.set_note(name, value.as_deref())?;
+            for (note, _) in &group.notes {
+                stage.set_note(&note.name, note.value.as_deref())?;
             }
             // Twice as fast as records come, so that what retention removes never piles up.
             if !upkeep.wasteful.is_empty() {
@@ -355,6 +384,15 @@ impl Writer {
         Ok(answers)
     }
 
+    /// Which of the appends come under a lease that has ended. None is taken before they are stored: this thread does
+    /// both.
+    fn without_lease(&self, group: &Group) -> Vec<usize> {
+        let now = Instant::now();
+        let lost =
+            |append: &Append| append.terms.lease.as_ref().is_some_and(|lease| !self.leases.lasts(lease, now));
+        group.appends.iter().enumerate().filter(|(_, append)| lost(append)).map(|(at, _)| at).collect()
+    }
+
     /// Announces batches of which nothing is kept.
     fn announce_group(&self, group: &Group) -> Vec<Answer> {
         let mut items = Vec::new();
@@ -362,7 +400,12 @@ impl Writer {
         // Under the lock, so that a tail that is made meanwhile has all or nothing of it.
         let catalog = self.shared.catalog_mut();
         let position = catalog.head;
-        for Append { batch, .. } in &group.appends {
+        let lost = self.without_lease(group);
+        for (at, Append { batch, .. }) in group.appends.iter().enumerate() {
+            if lost.contains(&at) {
+                answers.push(Err(AppendError::LeaseLost));
+                continue;
+            }
             let ended = match catalog.has_ended() {
                 true => too_late(batch, |channel| catalog.ended(channel).is_some()),
                 false => None,
@@ -463,6 +506,27 @@ impl Writer {
         }
     }
 
+    /// Gives, renews or ends a lease. Only a new one is stored, with its number: the next process, which has all
+    /// leases to give again, gives larger ones.
+    fn lease(&mut self, name: String, holder: Holder, for_: Duration) -> Result<Option<Lease>, AppendError> {
+        let last = match self.leases.ask(&name, holder, for_, Instant::now()) {
+            Asked::Answer(answer) => return Ok(answer),
+            Asked::Free { last } => last,
+        };
+        let note = format!("{LEASE_NOTE}{name}");
+        let stored = self.store.note(&note)?.and_then(|value| value.try_into().ok());
+        let number = stored.map_or(0, u64::from_le_bytes).max(last) + 1;
+        if !self.has_room(note.len() + 64) {
+            return Err(AppendError::Full);
+        }
+        let changes = self.transact(|stage, _| stage.set_note(&note, Some(&number.to_le_bytes())))?;
+        self.upkeep.pages += 4;
+        self.apply(changes, Timestamp::default(), &[]);
+        let lease = Lease { name, holder, number };
+        self.leases.begin(lease.clone(), for_, Instant::now());
+        Ok(Some(lease))
+    }
+
     fn purge(&mut self, channel: Channel, reply: Removed) {
         let mut purged = None;
         let changes = self.transact(|stage, _| {
@@ -522,29 +586,23 @@ fn time_of(batch: &[NewRecord]) -> Timestamp {
 }
 
 /// How much a note counts among what waits.
-fn note_bytes(name: &str, value: Option<&[u8]>) -> usize {
-    name.len() + value.map_or(0, <[u8]>::len) + 64
+pub(crate) fn note_bytes(note: &Note) -> usize {
+    note.name.len() + note.value.as_deref().map_or(0, <[u8]>::len) + 64
 }
 
 /// Appends and notes that are stored together.
 #[derive(Default)]
 struct Group {
     appends: Vec<Append>,
-    notes: Vec<Note>,
+    notes: Vec<(Note, Noted)>,
     records: usize,
     bytes: usize,
 }
 
 struct Append {
     batch: Vec<NewRecord>,
-    once: Option<Once>,
+    terms: Terms,
     reply: Appended,
-}
-
-struct Note {
-    name: String,
-    value: Option<Vec<u8>>,
-    reply: Noted,
 }
 
 impl Group {
@@ -554,7 +612,8 @@ impl Group {
 
     /// Whether nothing but records, if anything, is to be stored.
     fn leaves_nothing(&self) -> bool {
-        self.notes.is_empty() && self.appends.iter().all(|append| append.once.is_none())
+        let leaves = |terms: &Terms| terms.once.is_some() || terms.note.is_some();
+        self.notes.is_empty() && !self.appends.iter().any(|append| leaves(&append.terms))
     }
 
     /// Whether it would be too much with one more batch. One batch alone is never split.
@@ -563,15 +622,15 @@ impl Group {
             && (self.records + self.notes.len() + records > GROUP_RECORDS || self.bytes + bytes > GROUP_BYTES)
     }
 
-    fn add(&mut self, batch: Vec<NewRecord>, once: Option<Once>, bytes: usize, reply: Appended) {
+    fn add(&mut self, batch: Vec<NewRecord>, terms: Terms, bytes: usize, reply: Appended) {
         self.records += batch.len();
         self.bytes += bytes;
-        self.appends.push(Append { batch, once, reply });
+        self.appends.push(Append { batch, terms, reply });
     }
 
-    fn note(&mut self, name: String, value: Option<Vec<u8>>, reply: Noted) {
-        self.bytes += note_bytes(&name, value.as_deref());
-        self.notes.push(Note { name, value, reply });
+    fn note(&mut self, note: Note, reply: Noted) {
+        self.bytes += note_bytes(&note);
+        self.notes.push((note, reply));
     }
 
     fn records(&self) -> impl Iterator<Item = &NewRecord> {

@@ -338,7 +338,7 @@ fn the_second_format_is_read() {
     assert_eq!(log.head(), at(11));
     assert_eq!(log.note("a name"), Ok(Some(b"a value".to_vec())));
     let asked_again = Once { key: [7; 32], body: [8; 32], until: NOW };
-    assert_eq!(wait(log.append_once(vec![event("audit", "once")], asked_again)), Ok(vec![at(11)]));
+    assert_eq!(wait(log.append_with(vec![event("audit", "once")], asked_again.into())), Ok(vec![at(11)]));
     let state = |data: &str| Event {
         key: "EUR/USD".parse().ok(),
         ..Event::new(to(&["states/1", "audit"]), data.into())
@@ -523,16 +523,16 @@ fn a_killed_process_remembers_keys_and_notes() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append(&log, 2);
-    let first = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    let first = wait(log.append_with(vec![event("a", "x")], once(1, 1).into())).unwrap();
     wait(log.set_note("cursor".to_owned(), Some(b"3".to_vec()))).unwrap();
     let killed = copy(dir.path());
     drop(log);
     let log = open(killed.path());
     assert_eq!(log.recovery(), &Recovery::Unclean);
-    let again = wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+    let again = wait(log.append_with(vec![event("a", "x")], once(1, 1).into())).unwrap();
     assert_eq!(again, first, "of the epoch in which it was stored");
     assert_eq!(log.locate(again[0]), Located::Here(Sequence(3)));
-    assert_eq!(wait(log.append_once(vec![event("a", "y")], once(1, 2))), Err(AppendError::KeyReused));
+    assert_eq!(wait(log.append_with(vec![event("a", "y")], once(1, 2).into())), Err(AppendError::KeyReused));
     assert_eq!(log.note("cursor"), Ok(Some(b"3".to_vec())));
     assert_eq!(log.head().sequence, Sequence(3));
 }
@@ -543,7 +543,7 @@ fn an_older_file_gets_what_it_lacks() {
     for n in 0..2 {
         let log = open(dir.path());
         assert_eq!(log.recovery(), &Recovery::Clean);
-        wait(log.append_once(vec![event("a", "x")], once(1, 1))).unwrap();
+        wait(log.append_with(vec![event("a", "x")], once(1, 1).into())).unwrap();
         assert_eq!(log.head().sequence, Sequence(8));
         assert_eq!(log.note("n"), Ok((n > 0).then(|| b"1".to_vec())));
         wait(log.set_note("n".to_owned(), Some(b"1".to_vec()))).unwrap();
@@ -555,7 +555,7 @@ fn an_older_file_gets_what_it_lacks() {
 fn damage_beside_the_records_is_said_to_who_looks() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    wait(log.append_once(vec![event("a", "x")], once(1, 0x77))).unwrap();
+    wait(log.append_with(vec![event("a", "x")], once(1, 0x77).into())).unwrap();
     wait(log.set_note("noted".to_owned(), Some(b"to be damaged".to_vec()))).unwrap();
     drop(log);
     let file = dir.path().join("tidings.db");
@@ -571,8 +571,8 @@ fn damage_beside_the_records_is_said_to_who_looks() {
     // It is not known what it was, so that it is neither stored again nor answered. Others don't notice.
     let appending = [
         log.append(vec![event("a", "before")]),
-        log.append_once(vec![event("a", "x")], once(1, 0x77)),
-        log.append_once(vec![event("a", "y")], once(2, 1)),
+        log.append_with(vec![event("a", "x")], once(1, 0x77).into()),
+        log.append_with(vec![event("a", "y")], once(2, 1).into()),
     ];
     let answers: Vec<_> = appending.into_iter().map(wait).collect();
     assert!(answers[0].is_ok() && answers[2].is_ok());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub, Polls, Roll, Standing};
+use tidings_hub::{Filters, Hub, Polls, Roll, SourceStats, Standing};
 use tidings_wire::{Channel, Event, UserId};
 use tokio::sync::Semaphore;
 
@@ -46,6 +46,8 @@ pub struct App {
     workers: OnceLock<WorkersHandle>,
     /// How many requests read the log at once.
     pub(crate) reads: Arc<Semaphore>,
+    /// What comes into the hub by other ways, by its name.
+    pub(crate) sources: Vec<(&'static str, Arc<SourceStats>)>,
     requests: Requests,
 }
 
@@ -65,8 +67,16 @@ impl App {
             config,
             reads: Arc::new(Semaphore::new(READS)),
             started: Instant::now(),
+            sources: Vec::new(),
             requests: Requests::default(),
         }
+    }
+
+    /// With what else comes into the hub, for its statistics. The name is a label: a word in lower case.
+    #[must_use]
+    pub fn with_source(mut self, name: &'static str, stats: Arc<SourceStats>) -> App {
+        self.sources.push((name, stats));
+        self
     }
 
     /// Starts the workers, unless they run.

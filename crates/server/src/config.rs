@@ -6,6 +6,9 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tidings_wire::Targets;
+use tidings_wire::publication::Rules;
+
 /// Everything about sockets and HTTP that can be chosen. [`ServerConfig::default`] is what a server without a
 /// configuration has; each field says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,19 @@ pub struct ServerConfig {
     pub timeouts: TimeoutsConfig,
     /// How it is known who is there.
     pub presence: PresenceOptions,
+}
+
+impl ServerConfig {
+    /// What a publisher may say.
+    pub fn publication(&self) -> Rules {
+        Rules {
+            data: self.limits.data,
+            batch: self.limits.batch,
+            targets: self.limits.targets.min(Targets::MAX),
+            retry_max: self.retry_max,
+            user_id: false,
+        }
+    }
 }
 
 impl Default for ServerConfig {

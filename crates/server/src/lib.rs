@@ -12,7 +12,6 @@ mod guard;
 #[doc(hidden)]
 pub mod hot;
 mod http;
-mod json;
 mod limits;
 mod listener;
 mod log_limit;

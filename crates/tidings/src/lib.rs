@@ -35,6 +35,7 @@ mod log;
 pub use tidings_client as client;
 pub use tidings_hub as hub;
 pub use tidings_log_disk as log_disk;
+pub use tidings_log_redis as log_redis;
 pub use tidings_server as server;
 pub use tidings_wire as wire;
 
@@ -46,6 +47,7 @@ pub use tidings_hub::{
     View, durable,
 };
 pub use tidings_log_disk::{DiskLog, DiskLogConfig};
+pub use tidings_log_redis::{RedisLog, RedisLogConfig};
 pub use tidings_wire::{
     Channel, ClientId, Cursor, Data, Event, EventType, Exclude, Key, Number, Pattern, TagValue, Tags,
     Targets, UserId,

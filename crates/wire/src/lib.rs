@@ -6,8 +6,10 @@
 mod cursor;
 mod encode;
 mod event;
+pub mod json;
 mod name;
 mod parse;
+pub mod publication;
 mod tags;
 
 pub use cursor::{BadCursor, Cursor, CursorKey, Epoch, Position, Sequence};

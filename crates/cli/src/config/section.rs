@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tidings::log_redis::Ack;
 use tidings::server::BasePath;
 use tidings::wire::Pattern;
+use tidings_ingest_redis::{StreamName, Topic};
 
 use super::source::{Node, Origin, Raw, Table};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
@@ -390,7 +392,7 @@ macro_rules! parsed {
     )*};
 }
 
-parsed!(BasePath, Pattern);
+parsed!(Ack, BasePath, Pattern, StreamName, Topic);
 
 /// Something that is never shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,15 @@
 //! The log: one order for everything that is published.
 
+pub mod codec;
 mod ended;
 mod feed;
+mod leases;
 mod memory;
+pub mod replica;
 mod retention;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
+mod terms;
 
 use std::fmt;
 use std::future::Future;
@@ -16,9 +20,12 @@ use std::time::Duration;
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 pub use ended::too_late;
-pub use feed::{Feed, FeedTail, Sink};
+pub use feed::{Feed, FeedTail, PastTail, Sink};
+pub use leases::{Asked, Leases};
 pub use memory::{MemoryLog, MemoryLogConfig};
+pub use replica::Replica;
 pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
+pub use terms::{Holder, Lease, Note, Once, Terms};
 
 use crate::{Timestamp, View};
 
@@ -59,12 +66,15 @@ pub enum TailItem {
     /// Records up to the present place were purged or deleted; whoever holds copies drops them.
     Removed(Removal),
     /// From here on records have this epoch. Of the history before, all up to `at` is part of this one; whoever has
-    /// seen more has seen what is lost.
+    /// seen more has seen what is lost. What comes next is behind `through`; what lies between is in the log only. So a
+    /// log may say this with the old epoch too, when it has missed something and knows all of it now.
     Forked {
         /// The new epoch.
         epoch: Epoch,
         /// The last common record.
         at: Sequence,
+        /// The newest record.
+        through: Sequence,
     },
 }
 
@@ -180,16 +190,25 @@ pub enum Durability {
     SyncedEvery(Duration),
     /// Handed to the system.
     Unsynced,
+    /// The master of the store has it.
+    Master,
+    /// So many replicas of the store have it too.
+    Replicas(u32),
+    /// The master of the store has synced it to its append-only file.
+    AppendOnlyFile,
 }
 
 impl fmt::Display for Durability {
-    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`.
+    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`, `master`, `wait 2`, `aof`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Durability::Memory => f.write_str("memory"),
             Durability::Synced => f.write_str("always"),
             Durability::SyncedEvery(every) => write!(f, "{}ms", every.as_millis()),
             Durability::Unsynced => f.write_str("never"),
+            Durability::Master => f.write_str("master"),
+            Durability::Replicas(count) => write!(f, "wait {count}"),
+            Durability::AppendOnlyFile => f.write_str("aof"),
         }
     }
 }
@@ -212,6 +231,9 @@ pub enum AppendError {
     /// The idempotency key was used for something else.
     #[error("the idempotency key was used before, for something else")]
     KeyReused,
+    /// The lease has ended. Nothing of the batch is stored, and the right is not the holder's any more.
+    #[error("the lease was lost")]
+    LeaseLost,
     /// The store failed in between. The batch may or may not be stored.
     #[error("it is not known whether it was stored: {0}")]
     Unknown(String),
@@ -233,21 +255,13 @@ pub enum ReadError {
     Failed(String),
 }
 
-/// What makes an append one that is done once, however often it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Once {
-    /// A hash over the publisher and the key that it chose.
-    pub key: [u8; 32],
-    /// A hash over what it publishes.
-    pub body: [u8; 32],
-    /// When it may be forgotten.
-    pub until: Timestamp,
-}
-
 /// The longest name of a note, in bytes.
 pub const NOTE_NAME: usize = 4 << 10;
 /// The longest value of a note.
 pub const NOTE_VALUE: usize = 64 << 10;
+
+/// What the names of notes begin with that a log itself makes for leases; nobody else uses it.
+pub const LEASE_NOTE: &str = "$lease/";
 
 /// Whether a note may be as long as this one; for who makes a log.
 ///
@@ -269,6 +283,10 @@ pub type Noting = Pin<Box<dyn Future<Output = Result<(), AppendError>> + Send>>;
 
 /// An append under way: completes when the batch is durable. Dropping it does not take the batch back.
 pub type Appending = Pin<Box<dyn Future<Output = Result<Vec<Position>, AppendError>> + Send>>;
+
+/// A lease asked for. When it fails, it may or may not be the holder's; asking again tells. Dropping it does not give
+/// the lease back.
+pub type Leasing = Pin<Box<dyn Future<Output = Result<Option<Lease>, AppendError>> + Send>>;
 
 /// A removal under way: completes when it is durable, with how many records were removed.
 pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send>>;
@@ -293,13 +311,37 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 ///   blocking is allowed.
 pub trait Log: Send + Sync + 'static {
     /// Stores a batch and announces it.
-    fn append(&self, batch: Vec<NewRecord>) -> Appending;
+    fn append(&self, batch: Vec<NewRecord>) -> Appending {
+        self.append_with(batch, Terms::default())
+    }
 
-    /// The same, once: if a batch with this key was stored before and is remembered, its positions are the answer again
-    /// and nothing is stored; [`AppendError::KeyReused`] if that one had another body. A batch that was not stored is
-    /// not remembered. What is remembered is as durable as what it stands for, and is forgotten once `until` is over at
-    /// the time of a later record or of [`Log::retain`].
-    fn append_once(&self, batch: Vec<NewRecord>, once: Once) -> Appending;
+    /// The same, on terms, which are looked at and kept in the step that stores:
+    ///
+    /// - [`Terms::once`]: if a batch with this key was stored before and is remembered, its positions are the answer
+    ///   again and nothing is stored or noted, whatever became of the lease and the channels;
+    ///   [`AppendError::KeyReused`] if that one had another body. A batch that was not stored is not remembered. What
+    ///   is remembered is as durable as what it stands for, and is forgotten once `until` is over at the time of a
+    ///   later record or of [`Log::retain`].
+    /// - [`Terms::lease`]: [`AppendError::LeaseLost`] unless this very lease (name, holder and number) lasts; one whose
+    ///   time is over has ended, even if nobody took it since. So nothing is stored under a lease once another holder
+    ///   was given the next one. Ephemeral events are refused like others.
+    /// - [`Terms::note`]: set with the batch, or not at all. From the moment on when one of both is seen, both are.
+    ///
+    /// A batch may be empty: its lease is looked at and its note set all the same, and nothing is remembered of it.
+    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending;
+
+    /// Takes or renews a right that one holder at a time has, for so long from now on. It is counted on a clock that
+    /// all who use this log share (of a log for many nodes: its own, not theirs), so that a holder that begins to
+    /// count before it asks never believes in a lease that has ended. Completes with
+    ///
+    /// - the lease, with its old number if it lasts and the holder has it, else with one larger than any before, also
+    ///   before a restart: once a holder has let its time pass, it never gets the same lease again;
+    /// - `None` while another holder's lasts.
+    ///
+    /// A time of zero gives a lease back at once: `None`, and nothing changes if it is another holder's. Leases don't
+    /// outlive the log's last process but where other processes may have them. Names are any text of up to
+    /// [`NOTE_NAME`] bytes less [`LEASE_NOTE`]'s.
+    fn lease(&self, name: &str, holder: Holder, for_: Duration) -> Leasing;
 
     /// The record that ended a channel: the last one that was stored there, with [`Event::end`]. None after it was
     /// removed, by whatever: then the channel begins anew.

@@ -8,6 +8,7 @@ pub mod cases;
 mod model;
 pub mod random;
 mod states;
+mod terms;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -83,6 +84,10 @@ macro_rules! log_suite {
             notes_are_kept
             notes_are_listed_by_name
             a_note_has_limits
+            a_lease_has_one_holder
+            a_lease_ends_with_its_time
+            nothing_is_stored_under_a_lease_that_was_lost
+            a_note_is_set_with_its_batch
         );
 
         #[test]

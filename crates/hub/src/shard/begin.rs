@@ -67,6 +67,8 @@ impl Shard {
     /// Sets a new subscriber to where it begins; the position that its `open` has.
     pub(super) fn begin(&mut self, slot: u32, resume: Resume) -> Position {
         let here = self.reader.consumed();
+        let lost = self.reader.common_since(resume.epoch).is_some();
+        let resume = self.since_found(resume);
         let Resume { from, gap, forgiven, ended, .. } = resume;
         self.note_ended(slot, &ended, |_| true);
         let (after, beginning) = match from {
@@ -95,7 +97,7 @@ impl Shard {
         let mark = &mut self.marks[slot as usize];
         mark.after = after;
         match in_window {
-            Some(from) if gap.is_none() && beginning.is_none() && forgiven == Sequence::START => {
+            Some(from) if !lost && gap.is_none() && beginning.is_none() && forgiven == Sequence::START => {
                 if from < self.reader.at() {
                     mark.from = from;
                     mark.behind = Behind::Many;

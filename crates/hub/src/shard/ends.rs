@@ -31,6 +31,11 @@ impl Shard {
     /// subscriber is up to date.
     pub(super) fn note_ended(&mut self, slot: u32, ended: &Ended, asked: impl Fn(&View) -> bool) {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        // What was known of a history that lost something since says nothing of this one. So it is asked again, too.
+        if self.reader.common_since(ended.epoch).is_some() {
+            subscriber.wants.end = true;
+            return;
+        }
         let Some(news) = self.reader.index_after(ended.asked_at) else {
             subscriber.wants.end = true;
             return;

@@ -11,6 +11,9 @@
 mod begin;
 mod change;
 mod ends;
+mod fork;
+#[cfg(test)]
+mod fork_tests;
 mod gather;
 mod plan;
 mod presence;
@@ -308,6 +311,9 @@ impl Shard {
         let oldest = self.reader.oldest();
         for _ in 0..budget {
             let Some((index, entry)) = self.reader.advance() else {
+                if self.reader.is_at_a_break() && self.leave_history() {
+                    continue;
+                }
                 if !self.reader.is_overtaken() {
                     return false;
                 }

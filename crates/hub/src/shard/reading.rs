@@ -23,6 +23,7 @@ impl Shard {
         };
         match &reading.page {
             PageState::Failed => Some(Plan::Cut(Cut::LogFailed)),
+            PageState::Lost => Some(Plan::Cut(Cut::Overtaken)),
             PageState::Asked => Some(Plan::Reading),
             PageState::Here { page, next } if *next < page.records.len() => {
                 // An event whose first half was written is ended before anything else is said.
@@ -144,9 +145,12 @@ impl Shard {
     pub(super) fn take_pages(&mut self) {
         while let Ok(PageAnswer { ticket, page }) = self.answers.try_recv() {
             self.asked = self.asked.saturating_sub(1);
+            let epoch = self.reader.epoch();
             let Some(subscriber) = self.holder(ticket) else { continue };
             if let Some(reading) = &mut subscriber.reading {
                 reading.page = match page {
+                    // The log has gone on in an epoch that has not come through the window yet.
+                    Ok(page) if page.epoch != epoch => PageState::Needed,
                     Ok(page) => PageState::Here { page, next: 0 },
                     Err(_) => PageState::Failed,
                 };
@@ -259,6 +263,6 @@ impl Reading {
 pub(super) fn page_bytes(page: &PageState) -> usize {
     match page {
         PageState::Here { page, .. } => page.records.iter().map(|(_, encoded)| encoded.chunk().len()).sum(),
-        PageState::Needed | PageState::Asked | PageState::Failed => 0,
+        PageState::Needed | PageState::Asked | PageState::Failed | PageState::Lost => 0,
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn write(dir: &Path) {
         event: Arc::new(Event::new(to(&["audit"]), "once".into())),
     };
     let once = Once { key: [7; 32], body: [8; 32], until: Timestamp(u64::MAX >> 1) };
-    wait(log.append_once(vec![again], once)).unwrap();
+    wait(log.append_with(vec![again], once.into())).unwrap();
     wait(log.set_note("a name".to_owned(), Some(b"a value".to_vec()))).unwrap();
     log.retain(Timestamp(1_763_645_352_000));
 }

@@ -54,7 +54,9 @@ pub(super) fn not_stored(error: &AppendError) -> Problem {
             detail,
         ),
         AppendError::Unknown(_) => unavailable("unknown", "It is not known whether it was stored", detail),
-        AppendError::Busy | AppendError::NotStored(_) => unavailable("not_stored", "Not stored", detail),
+        AppendError::Busy | AppendError::LeaseLost | AppendError::NotStored(_) => {
+            unavailable("not_stored", "Not stored", detail)
+        }
     }
 }
 

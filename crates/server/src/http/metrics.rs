@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::parameters::Parameters;
-use super::stats::Snapshot;
+use super::stats::{Ingested, Snapshot};
 use super::{Call, answer};
 use crate::Problem;
 
@@ -58,6 +58,22 @@ impl Collector for Snapshot {
         counter(out, "log_syncs", "Syncs to the disk", log.syncs)?;
         let trouble = if log.trouble.is_some() { 1.0 } else { 0.0 };
         gauge(out, "log_trouble", "1 while nothing can be stored", trouble)?;
+        let ingested =
+            |count: fn(&Ingested) -> u64| self.ingest.iter().map(move |(name, all)| (*name, count(all)));
+        if !self.ingest.is_empty() {
+            counters(
+                out,
+                "ingest_received",
+                "Messages from elsewhere",
+                "source",
+                ingested(|all| all.received),
+            )?;
+            counters(out, "ingest_stored", "Those that were stored", "source", ingested(|all| all.stored))?;
+            counters(out, "ingest_bad", "Those that can't be published", "source", ingested(|all| all.bad))?;
+            counters(out, "ingest_lost", "Those not stored in time", "source", ingested(|all| all.lost))?;
+            let reading = ingested(|all| all.reading);
+            gauges(out, "ingest_reading", "Sources that this node reads now", "source", reading)?;
+        }
         gauge(out, "uptime_seconds", "Since the server started", self.uptime.as_secs_f64())?;
         gauge(out, "draining", "1 while the server is stopping", if self.draining { 1.0 } else { 0.0 })
     }
@@ -69,6 +85,21 @@ fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) ->
 
 fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     ConstCounter::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+/// One gauge with a label whose values are few and known.
+fn gauges(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in values {
+        ConstGauge::new(count as f64).encode(family.encode_family(&[(label, value)])?)?;
+    }
+    Ok(())
 }
 
 /// One counter with a label whose values are few and known.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tidings_hub::durable::{Durable, DurableError};
 use tidings_hub::log::{Order, ReadLimit, Selection};
 use tidings_hub::{Hub, Timestamp, View, Who};
+use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{Channel, ClientId, Pattern, Position, Sequence, UserId};
 
 use super::history::Asked;
@@ -14,7 +15,6 @@ use super::{Call, answer, body, connections, log, not_found};
 use crate::Problem;
 use crate::admit::too_many_subscriptions;
 use crate::auth::Identity;
-use crate::json::{BadJson, Reader};
 
 /// The longest body of an acknowledgement.
 const BODY: usize = 4 << 10;

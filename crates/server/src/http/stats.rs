@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Response;
 use serde::Serialize;
-use tidings_hub::Timestamp;
 use tidings_hub::log::LogStats;
+use tidings_hub::{SourceStats, Timestamp};
 
 use super::parameters::Parameters;
 use super::{Call, answer};
@@ -42,8 +42,36 @@ pub(super) struct Snapshot {
     pub(super) failed: u64,
     pub(super) log: LogStats,
     pub(super) sync: String,
+    /// What comes into the hub from elsewhere.
+    pub(super) ingest: Vec<(&'static str, Ingested)>,
     pub(super) uptime: Duration,
     pub(super) draining: bool,
+}
+
+/// What came from one kind of source.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Ingested {
+    pub(super) received: u64,
+    pub(super) stored: u64,
+    /// Nothing that can be published.
+    pub(super) bad: u64,
+    /// Not stored in time.
+    pub(super) lost: u64,
+    /// How many of these sources this node reads now.
+    pub(super) reading: u64,
+}
+
+impl Ingested {
+    fn of(stats: &SourceStats) -> Ingested {
+        let SourceStats { received, stored, bad, lost, reading } = stats;
+        Ingested {
+            received: received.load(Ordering::Relaxed),
+            stored: stored.load(Ordering::Relaxed),
+            bad: bad.load(Ordering::Relaxed),
+            lost: lost.load(Ordering::Relaxed),
+            reading: reading.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Snapshot {
@@ -64,6 +92,7 @@ impl Snapshot {
             failed: hub.failed.load(Ordering::Relaxed),
             log: app.hub.log().stats(),
             sync: app.hub.log().durability().to_string(),
+            ingest: app.sources.iter().map(|(name, stats)| (*name, Ingested::of(stats))).collect(),
             uptime: app.started.elapsed(),
             draining: app.is_draining(),
         }
@@ -94,6 +123,9 @@ struct Stats<'a> {
     refused: BTreeMap<&'static str, u64>,
     workers: Vec<Worker>,
     log: Log<'a>,
+    /// By the kind of source; not there when none is configured.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ingest: BTreeMap<&'static str, Ingested>,
     uptime_seconds: f64,
     draining: bool,
 }
@@ -151,6 +183,7 @@ impl<'a> Stats<'a> {
                 sync: &snapshot.sync,
                 trouble: log.trouble.as_deref(),
             },
+            ingest: snapshot.ingest.iter().cloned().collect(),
             uptime_seconds: snapshot.uptime.as_secs_f64(),
             draining: snapshot.draining,
         }

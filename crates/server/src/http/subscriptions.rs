@@ -5,13 +5,13 @@ use http::{Method, Response};
 use serde::Serialize;
 use tidings_hub::durable::DurableError;
 use tidings_hub::{Change, Timestamp, View};
+use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
 use super::connections::{no_such, require_own};
 use super::parameters::Parameters;
 use super::{Call, answer, body};
 use crate::auth::Identity;
-use crate::json::{BadJson, Reader};
 use crate::stats_channel::StatsChannel;
 use crate::stream::{Changed, TooMuch};
 use crate::subscribe::channel_pattern;

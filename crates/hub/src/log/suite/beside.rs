@@ -20,7 +20,7 @@ fn batch(time: u64, data: &[&str]) -> Vec<NewRecord> {
 }
 
 fn append_once(log: &dyn Log, batch: Vec<NewRecord>, once: Once) -> Result<Vec<Position>, AppendError> {
-    wait(log.append_once(batch, once))
+    wait(log.append_with(batch, once.into()))
 }
 
 pub fn a_batch_with_a_key_is_stored_once(logs: &mut dyn Logs) {
@@ -102,7 +102,7 @@ pub fn many_who_ask_at_once_store_it_once(logs: &mut dyn Logs) {
     let asked: Vec<_> = (0..300_u64)
         .map(|n| {
             let (key, body) = ((n % 7) as u8, u8::from(n % 11 == 10));
-            (n, key, body, log.append_once(batch(1, &["x"]), once(key, body)))
+            (n, key, body, log.append_with(batch(1, &["x"]), once(key, body).into()))
         })
         .collect();
     let others: Vec<_> = (0..50).map(|_| log.append(batch(1, &["other"]))).collect();

@@ -12,6 +12,7 @@ use tidings_wire::{
 
 pub use super::beside::*;
 pub use super::states::*;
+pub use super::terms::*;
 use super::{ALL, Logs, append, append_all, at, channel, event, found, from, read_all, view, wait};
 use crate::Timestamp;
 use crate::log::{

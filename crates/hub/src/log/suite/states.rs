@@ -78,13 +78,13 @@ pub fn an_end_sent_again_is_answered_as_before(logs: &mut dyn Logs) {
     let log = unlimited(logs);
     let once = |key| Once { key: [key; 32], body: [1; 32], until: Timestamp(1_000) };
     let batch = || vec![at(1, event(&["a"], "x")), at(1, end(&["a"]))];
-    let first = wait(log.append_once(batch(), once(1))).expect("it is stored");
-    assert_eq!(wait(log.append_once(batch(), once(1))), Ok(first.clone()), "nothing more is stored");
-    assert_eq!(wait(log.append_once(batch(), once(2))), Err(AppendError::Ended(channel("a"))));
+    let first = wait(log.append_with(batch(), once(1).into())).expect("it is stored");
+    assert_eq!(wait(log.append_with(batch(), once(1).into())), Ok(first.clone()), "nothing more is stored");
+    assert_eq!(wait(log.append_with(batch(), once(2).into())), Err(AppendError::Ended(channel("a"))));
     // What was refused is not remembered.
     wait(log.purge(channel("a"))).expect("it is removed");
-    assert_eq!(wait(log.append_once(batch(), once(1))), Ok(first));
-    assert_eq!(wait(log.append_once(batch(), once(2))).map(|all| all[0].sequence), Ok(Sequence(3)));
+    assert_eq!(wait(log.append_with(batch(), once(1).into())), Ok(first));
+    assert_eq!(wait(log.append_with(batch(), once(2).into())).map(|all| all[0].sequence), Ok(Sequence(3)));
 }
 
 pub fn a_refused_batch_keeps_no_other_out(logs: &mut dyn Logs) {

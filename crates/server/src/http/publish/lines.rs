@@ -19,10 +19,10 @@ use http_body::Frame;
 use tidings_hub::log::AppendError;
 use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::Event;
+use tidings_wire::publication::{self, Keyed, Rules};
 use tokio::sync::mpsc;
 
-use super::draft::{self, Keyed};
-use super::{authorise, not_published, put_published};
+use super::{authorise, not_published, once, put_published};
 use crate::auth::{Identity, invalid_token};
 use crate::http::body::{Pieces, too_large};
 use crate::http::log::unavailable;
@@ -45,6 +45,7 @@ pub(super) fn publish(
     let (answers, queue) = mpsc::channel(GROUPS_UNDER_WAY);
     let lines = Lines {
         answers: Answers { queue: answers, patience: body.idle },
+        rules: app.config.publication(),
         app: app.clone(),
         identity,
         begun: BytesMut::new(),
@@ -90,6 +91,7 @@ impl Answers {
 
 /// The lines of one request.
 struct Lines {
+    rules: Rules,
     app: Arc<App>,
     identity: Identity,
     answers: Answers,
@@ -199,7 +201,7 @@ impl Lines {
         if line.trim_ascii().is_empty() {
             return true;
         }
-        let keyed = draft::line(line, &self.app.config).map_err(Problem::from);
+        let keyed = publication::line(line, &self.rules).map_err(Problem::from);
         let keyed = keyed.and_then(|keyed| authorise(&self.identity, &keyed.event).map(|()| keyed));
         match keyed {
             Ok(Keyed { event, once }) => {
@@ -208,8 +210,8 @@ impl Lines {
                     Some(key) => {
                         self.publish_batch();
                         let now = Timestamp::now();
-                        let once = key.once(&self.identity, std::slice::from_ref(&event), now);
-                        let publishing = self.app.hub.publish_once(vec![event], once, now);
+                        let once = once::once(&key, &self.identity, std::slice::from_ref(&event), now);
+                        let publishing = self.app.hub.publish_with(vec![event], once.into(), now);
                         self.group.push(Answer::Publishing(1, Box::pin(publishing)));
                     }
                 }

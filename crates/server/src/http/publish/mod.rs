@@ -1,6 +1,5 @@
 //! `POST /publish`.
 
-mod draft;
 mod lines;
 mod once;
 
@@ -9,10 +8,9 @@ use http::header::EXPECT;
 use http::{HeaderMap, Response};
 use tidings_hub::log::Durability;
 use tidings_hub::{PublishError, Published, Timestamp};
+use tidings_wire::publication::{self, BadEvent, Draft, IdempotencyKey, Keyed, Publication, Rules};
 use tidings_wire::{Data, Event};
 
-use self::draft::{BadEvent, Draft, Keyed, Publication};
-use self::once::IdempotencyKey;
 use super::body::{MediaType, unsupported};
 use super::{Call, answer, body, log};
 use crate::auth::Identity;
@@ -36,8 +34,9 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     let config = &app.config;
     let identity = app.access.identify(&parts, peer, Timestamp::now()).await?;
     let headers = &parts.headers;
-    let once = IdempotencyKey::of_header(headers)?;
-    let (draft, receivers) = asked(parts.uri.query(), config)?;
+    let once = once::of_header(headers)?;
+    let rules = config.publication();
+    let (draft, receivers) = asked(parts.uri.query(), &rules)?;
     let form = form(headers, draft.is_some())?;
     let idle = config.timeouts.body;
     let limit = match form {
@@ -62,7 +61,7 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     let body = body::whole(body, limit, idle).await?;
     let publication = match draft {
         Some(draft) => Publication::One(with_data(draft, &body)?),
-        None => draft::publication(&body, config)?,
+        None => publication::publication(&body, &rules)?,
     };
     let durability = app.hub.log().durability();
     // Nothing waits from here on until the log has the events: a client that goes away now has still published.
@@ -113,14 +112,25 @@ async fn publish_once(
     events: Vec<Event>,
 ) -> Result<Vec<Published>, Problem> {
     let now = Timestamp::now();
-    let once = key.once(identity, &events, now);
-    let publishing = Box::pin(app.hub.publish_once(events, once, now));
+    let once = once::once(key, identity, &events, now);
+    let publishing = Box::pin(app.hub.publish_with(events, once.into(), now));
     publishing.await.map_err(|error| not_published(&error))
 }
 
+impl From<BadEvent> for Problem {
+    fn from(bad: BadEvent) -> Problem {
+        let detail = bad.to_string();
+        match bad.cause() {
+            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => body::bad_json(detail),
+            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => body::too_large(detail),
+            _ => Problem::bad_request(detail),
+        }
+    }
+}
+
 /// What the query says of the event, if it says where to, and whether receivers are to be counted.
-fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<(Option<Draft<'a>>, bool), Problem> {
-    let mut draft = Draft::new(config);
+fn asked<'a>(query: Option<&str>, rules: &'a Rules) -> Result<(Option<Draft<'a>>, bool), Problem> {
+    let mut draft = Draft::new(rules);
     let mut receivers = false;
     let (mut has_target, mut lonely) = (false, None);
     for pair in query::pairs(query) {
@@ -129,7 +139,7 @@ fn asked<'a>(query: Option<&str>, config: &'a ServerConfig) -> Result<(Option<Dr
             // Read where the request is authenticated.
             "token" | "access_token" => continue,
             "receivers" => {
-                receivers = draft::switch("receivers", &value)?;
+                receivers = publication::switch("receivers", &value)?;
                 continue;
             }
             "data" => {
@@ -205,7 +215,7 @@ fn authorise(identity: &Identity, event: &Event) -> Result<(), Problem> {
 
 /// What a body says, for who counts what reading it costs.
 pub(crate) fn read_publication(body: &[u8], config: &ServerConfig) -> Option<impl Sized + use<>> {
-    draft::publication(body, config).ok()
+    publication::publication(body, &config.publication()).ok()
 }
 
 /// Why nothing was published, or nobody knows.

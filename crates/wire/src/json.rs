@@ -15,7 +15,7 @@ const FEW_KEYS: usize = 16;
 
 /// A text that is not the JSON that was to come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) struct BadJson {
+pub struct BadJson {
     /// Counted from 1.
     line: usize,
     /// Counted from 1, in characters.
@@ -36,7 +36,7 @@ impl fmt::Display for BadJson {
 
 /// What can be wrong with JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+enum Fault {
     #[error("the JSON is not UTF-8")]
     NotUtf8,
     #[error("the JSON ends where {0} is to come")]
@@ -61,7 +61,7 @@ pub(crate) enum Fault {
 
 /// Reads one JSON text.
 #[derive(Debug)]
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     text: &'a str,
     /// The next byte.
     at: usize,
@@ -76,7 +76,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// A reader at the beginning of a text.
-    pub(crate) fn new(bytes: &'a [u8]) -> Result<Reader<'a>, BadJson> {
+    pub fn new(bytes: &'a [u8]) -> Result<Reader<'a>, BadJson> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let good = std::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default());
             let good = good.unwrap_or_default();
@@ -86,19 +86,19 @@ impl<'a> Reader<'a> {
     }
 
     /// The first byte of the next value, which is not taken.
-    pub(crate) fn peek(&mut self) -> Result<u8, BadJson> {
+    pub fn peek(&mut self) -> Result<u8, BadJson> {
         self.skip_space();
         self.byte().ok_or_else(|| self.fault(Fault::Ended("a value")))
     }
 
     /// Nothing is left but whitespace.
-    pub(crate) fn finish(mut self) -> Result<(), BadJson> {
+    pub fn finish(mut self) -> Result<(), BadJson> {
         self.skip_space();
         if self.byte().is_some() { Err(self.fault(Fault::Trailing)) } else { Ok(()) }
     }
 
     /// An object: calls `field` for each key, and it reads the value.
-    pub(crate) fn object<E: From<BadJson>>(
+    pub fn object<E: From<BadJson>>(
         &mut self,
         mut field: impl FnMut(&mut Reader<'a>, &str) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An array: calls `element` for each element, and it reads that.
-    pub(crate) fn array<E: From<BadJson>>(
+    pub fn array<E: From<BadJson>>(
         &mut self,
         mut element: impl FnMut(&mut Reader<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -151,13 +151,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A string, without its escapes.
-    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, BadJson> {
+    pub fn string(&mut self) -> Result<Cow<'a, str>, BadJson> {
         self.skip_space();
         self.bare_string("a string")
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&mut self) -> Result<bool, BadJson> {
+    pub fn boolean(&mut self) -> Result<bool, BadJson> {
         match self.peek()? {
             b't' => self.word("true").map(|()| true),
             b'f' => self.word("false").map(|()| false),
@@ -166,7 +166,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A number that has no sign, fraction or exponent; `None` if it is too large.
-    pub(crate) fn integer(&mut self) -> Result<Option<u64>, BadJson> {
+    pub fn integer(&mut self) -> Result<Option<u64>, BadJson> {
         self.peek()?;
         let start = self.at;
         if !self.byte().is_some_and(|byte| byte.is_ascii_digit()) {
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Any value, without the whitespace between its tokens and else as it came.
-    pub(crate) fn compact(&mut self) -> Result<Cow<'a, str>, BadJson> {
+    pub fn compact(&mut self) -> Result<Cow<'a, str>, BadJson> {
         self.skip_space();
         let start = self.at;
         self.run = start;

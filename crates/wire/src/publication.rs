@@ -1,18 +1,72 @@
-//! An event while its fields are read, from JSON or from a query.
+//! What a publisher says of an event, field by field: as JSON, or as names with values.
 
-use tidings_wire::{
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::json::{BadJson, Reader};
+use crate::{
     BadConnectionId, BadEventType, BadKey, BadName, BadTags, BadTargets, Channel, Data, Event, EventType,
     Exclude, Key, Number, TagValue, Tags, Targets, UserId,
 };
 
-use super::once::{BadIdempotencyKey, IdempotencyKey};
-use crate::http::body;
-use crate::json::{BadJson, Reader};
-use crate::{Problem, ServerConfig};
+/// The longest idempotency key, in bytes.
+const LONGEST_KEY: usize = 256;
+
+/// How much may be published, and how it may be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Bytes of one event's data.
+    pub data: usize,
+    /// Events in one array.
+    pub batch: usize,
+    /// Targets of one event.
+    pub targets: usize,
+    /// The longest time before a reconnect that a publisher may ask for. Longer ones become this.
+    pub retry_max: Duration,
+    /// Whether `userId`, a string or a whole number, is another name of `user`.
+    pub user_id: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            data: 1 << 20,
+            batch: 10_000,
+            targets: Targets::MAX,
+            retry_max: Duration::from_secs(300),
+            user_id: false,
+        }
+    }
+}
+
+/// What a publisher names one publish by, so that it is stored once, however often it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(Box<str>);
+
+/// Why a text is no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an idempotency key has 1 to {LONGEST_KEY} bytes of UTF-8 and no control characters")]
+pub struct BadIdempotencyKey;
+
+impl FromStr for IdempotencyKey {
+    type Err = BadIdempotencyKey;
+
+    fn from_str(text: &str) -> Result<IdempotencyKey, BadIdempotencyKey> {
+        let good = (1..=LONGEST_KEY).contains(&text.len()) && !text.contains(char::is_control);
+        if good { Ok(IdempotencyKey(text.into())) } else { Err(BadIdempotencyKey) }
+    }
+}
+
+impl IdempotencyKey {
+    /// The key as it was chosen.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// What is published: one event, or several that are stored together.
 #[derive(Debug)]
-pub(super) enum Publication {
+pub enum Publication {
     /// A JSON object, or a raw body.
     One(Keyed),
     /// A JSON array.
@@ -21,14 +75,17 @@ pub(super) enum Publication {
 
 /// An event, and the idempotency key that it was sent with.
 #[derive(Debug)]
-pub(super) struct Keyed {
-    pub(super) event: Event,
-    pub(super) once: Option<IdempotencyKey>,
+pub struct Keyed {
+    /// The event.
+    pub event: Event,
+    /// The key.
+    pub once: Option<IdempotencyKey>,
 }
 
-/// Why what was sent is no event.
+/// Why what was sent is no event. The texts are for the publisher: they may quote what it sent.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadEvent {
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum BadEvent {
     #[error("{0}")]
     Json(#[from] BadJson),
     /// In a line whose number is said already.
@@ -50,6 +107,8 @@ pub(super) enum BadEvent {
     Name { field: &'static str, bad: BadName },
     #[error("{field:?}: {}; what is for {whom} has {instead} in its place", BadName::Reserved)]
     NotAChannel { field: &'static str, whom: &'static str, instead: &'static str },
+    #[error("\"userId\" is to be a string or a whole number")]
+    UserId,
     #[error("\"event\": {0}")]
     Type(#[from] BadEventType),
     #[error("\"exclude_connection\": {0}")]
@@ -84,35 +143,51 @@ pub(super) enum BadEvent {
 
 impl BadEvent {
     /// What is wrong, apart from where.
-    fn cause(&self) -> &BadEvent {
+    pub fn cause(&self) -> &BadEvent {
         match self {
             BadEvent::InArray { bad, .. } => bad.cause(),
             bad => bad,
         }
     }
-}
 
-impl From<BadEvent> for Problem {
-    fn from(bad: BadEvent) -> Problem {
-        let detail = bad.to_string();
-        match bad.cause() {
-            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => body::bad_json(detail),
-            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => body::too_large(detail),
-            _ => Problem::bad_request(detail),
+    /// What is wrong, in words that quote nothing of what was sent.
+    pub fn kind(&self) -> &'static str {
+        match self.cause() {
+            BadEvent::Json(_) | BadEvent::JsonOfLine(_) => "not the JSON of an event",
+            BadEvent::UnknownField(_) | BadEvent::UnknownParameter(_) => "an unknown field",
+            BadEvent::Key(_) => "a bad key",
+            BadEvent::Tags(_) | BadEvent::TagValue(_) => "bad tags",
+            BadEvent::EndNotKept => "an end that is not to be stored",
+            BadEvent::Name { .. } | BadEvent::NotAChannel { .. } | BadEvent::UserId => {
+                "a bad channel, user or client"
+            }
+            BadEvent::Type(_) => "a bad event type",
+            BadEvent::Connection(_) => "a bad connection",
+            BadEvent::Once(_) | BadEvent::TwoKeys => "a bad idempotency key",
+            BadEvent::KeyInArray => "an idempotency key in an array",
+            BadEvent::Targets(_) => "no target, or too many",
+            BadEvent::NoData => "no data",
+            BadEvent::DataTooLarge { .. } => "too large",
+            BadEvent::Number { .. } | BadEvent::Switch { .. } => "a number or switch out of range",
+            BadEvent::TooMany { .. } => "too many events in an array",
+            BadEvent::InArray { .. } => "a bad event in an array",
         }
     }
 }
 
 /// Reads a whole JSON body: an object, or an array of them.
-pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publication, BadEvent> {
+///
+/// # Errors
+/// When it is no event, or one of the array is none.
+pub fn publication(body: &[u8], rules: &Rules) -> Result<Publication, BadEvent> {
     let mut reader = Reader::new(body)?;
     let publication = if reader.peek()? == b'[' {
         let mut events = Vec::new();
         reader.array(|reader| {
-            if events.len() >= config.limits.batch {
-                return Err(BadEvent::TooMany { max: config.limits.batch });
+            if events.len() >= rules.batch {
+                return Err(BadEvent::TooMany { max: rules.batch });
             }
-            let event = event(reader, config).and_then(|keyed| match keyed.once {
+            let event = event(reader, rules).and_then(|keyed| match keyed.once {
                 None => Ok(keyed.event),
                 Some(_) => Err(BadEvent::KeyInArray),
             });
@@ -122,17 +197,20 @@ pub(super) fn publication(body: &[u8], config: &ServerConfig) -> Result<Publicat
         })?;
         Publication::Many(events)
     } else {
-        Publication::One(event(&mut reader, config)?)
+        Publication::One(event(&mut reader, rules)?)
     };
     reader.finish()?;
     Ok(publication)
 }
 
 /// Reads a line of NDJSON: one object.
-pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Keyed, BadEvent> {
+///
+/// # Errors
+/// When it is no event.
+pub fn line(line: &[u8], rules: &Rules) -> Result<Keyed, BadEvent> {
     let read = || {
         let mut reader = Reader::new(line)?;
-        let event = event(&mut reader, config)?;
+        let event = event(&mut reader, rules)?;
         reader.finish()?;
         Ok(event)
     };
@@ -143,16 +221,16 @@ pub(super) fn line(line: &[u8], config: &ServerConfig) -> Result<Keyed, BadEvent
 }
 
 /// Reads an event as a JSON object.
-fn event(reader: &mut Reader<'_>, config: &ServerConfig) -> Result<Keyed, BadEvent> {
-    let mut draft = Draft::new(config);
+fn event(reader: &mut Reader<'_>, rules: &Rules) -> Result<Keyed, BadEvent> {
+    let mut draft = Draft::new(rules);
     reader.object(|reader, field| draft.read(field, reader))?;
     draft.event()
 }
 
 /// What is known of an event so far.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
-    config: &'a ServerConfig,
+pub struct Draft<'a> {
+    rules: &'a Rules,
     /// Nearly every event has one target, which then needs no list.
     first: Option<Channel>,
     more: Vec<Channel>,
@@ -169,9 +247,10 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(config: &'a ServerConfig) -> Draft<'a> {
+    /// Nothing is known yet.
+    pub fn new(rules: &'a Rules) -> Draft<'a> {
         Draft {
-            config,
+            rules,
             first: None,
             more: Vec::new(),
             event: EventType::default(),
@@ -193,6 +272,17 @@ impl<'a> Draft<'a> {
             "channel" => self.channel(&reader.string()?)?,
             "channels" => reader.array(|reader| self.channel(&reader.string()?))?,
             "user" => self.user(&reader.string()?)?,
+            "userId" if self.rules.user_id => {
+                if reader.peek()?.is_ascii_digit() {
+                    let number = reader.compact()?;
+                    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+                        return Err(BadEvent::UserId);
+                    }
+                    self.user(&number)?;
+                } else {
+                    self.user(&reader.string()?)?;
+                }
+            }
             "users" => reader.array(|reader| self.user(&reader.string()?))?,
             "broadcast" => {
                 if reader.boolean()? {
@@ -230,8 +320,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes one parameter of a query. `false` when it says nothing about the event.
-    pub(super) fn parameter(&mut self, field: &str, value: &str) -> Result<bool, BadEvent> {
+    ///
+    /// # Errors
+    /// When the value is not what it says.
+    pub fn parameter(&mut self, field: &str, value: &str) -> Result<bool, BadEvent> {
         match field {
+            "userId" if self.rules.user_id => self.user(value)?,
             "channel" => self.channel(value)?,
             "user" => self.user(value)?,
             "broadcast" => {
@@ -267,8 +361,11 @@ impl<'a> Draft<'a> {
     }
 
     /// What the event says.
-    pub(super) fn data(&mut self, data: Data) -> Result<(), BadEvent> {
-        let (len, max) = (data.as_str().len(), self.config.limits.data);
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub fn data(&mut self, data: Data) -> Result<(), BadEvent> {
+        let (len, max) = (data.as_str().len(), self.rules.data);
         if len > max {
             return Err(BadEvent::DataTooLarge { len, max });
         }
@@ -277,7 +374,10 @@ impl<'a> Draft<'a> {
     }
 
     /// The event, if everything that it needs was said.
-    pub(super) fn event(self) -> Result<Keyed, BadEvent> {
+    ///
+    /// # Errors
+    /// When something is missing, or doesn't go together.
+    pub fn event(self) -> Result<Keyed, BadEvent> {
         let to = match self.first {
             Some(only) if self.more.is_empty() => Targets::from(only),
             first => Targets::new(first.into_iter().chain(self.more))?,
@@ -317,7 +417,7 @@ impl<'a> Draft<'a> {
     fn target(&mut self, target: Channel) -> Result<(), BadEvent> {
         if self.first.is_none() {
             self.first = Some(target);
-        } else if self.more.len() + 1 < self.config.limits.targets.min(Targets::MAX) {
+        } else if self.more.len() + 1 < self.rules.targets.min(Targets::MAX) {
             self.more.push(target);
         } else {
             return Err(BadTargets::TooMany { count: self.more.len() + 2 }.into());
@@ -327,7 +427,7 @@ impl<'a> Draft<'a> {
 
     /// Clamped rather than refused: what a publisher may ask of clients is the operator's to decide.
     fn retry(&mut self, milliseconds: Option<u64>) {
-        let most = u32::try_from(self.config.retry_max.as_millis()).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.rules.retry_max.as_millis()).unwrap_or(u32::MAX);
         let asked = milliseconds.and_then(|asked| u32::try_from(asked).ok()).unwrap_or(u32::MAX);
         self.retry = Some(asked.min(most));
     }
@@ -375,7 +475,10 @@ fn name<T: std::str::FromStr<Err = BadName>>(field: &'static str, text: &str) ->
 }
 
 /// A switch in a query; `?store=` and `?store` are on.
-pub(super) fn switch(field: &'static str, value: &str) -> Result<bool, BadEvent> {
+///
+/// # Errors
+/// When it is neither on nor off.
+pub fn switch(field: &'static str, value: &str) -> Result<bool, BadEvent> {
     match value {
         "1" | "true" | "" => Ok(true),
         "0" | "false" => Ok(false),
@@ -393,12 +496,11 @@ fn whole(field: &'static str, value: &str, least: u32) -> Result<Option<u64>, Ba
 
 #[cfg(test)]
 mod tests {
-    use tidings_wire::ConnectionId;
-
     use super::*;
+    use crate::ConnectionId;
 
     fn one(body: &str) -> Result<Event, BadEvent> {
-        match publication(body.as_bytes(), &ServerConfig::default())? {
+        match publication(body.as_bytes(), &Rules::default())? {
             Publication::One(keyed) => Ok(keyed.event),
             Publication::Many(events) => panic!("an array: {events:?}"),
         }
@@ -464,48 +566,48 @@ mod tests {
     #[test]
     fn bad_events_are_refused_with_what_is_wrong() {
         let targets = |n: usize| format!("[{}]", vec!["\"a\""; n].join(","));
-        for (body, status, says) in [
-            ("", 400, "ends"),
-            ("7", 400, "an object"),
-            ("null", 400, "an object"),
-            (r#"{"channel":"a","data":1}{}"#, 400, "more after the end"),
-            (r#"{"data":1}"#, 400, "needs a target"),
-            (r#"{"broadcast":false,"data":1}"#, 400, "needs a target"),
-            (r#"{"channels":[],"data":1}"#, 400, "needs a target"),
-            (r#"{"channel":"a"}"#, 400, "\"data\""),
-            (r#"{"channel":"a","data":1,"colour":"red"}"#, 400, "\"colour\""),
-            (r#"{"channel":"a","data":1,"data":2}"#, 400, "\"data\" is there twice"),
-            (r#"{"channel":"a","data":{"x":{"y":1,"y":2}}}"#, 400, "\"y\" is there twice"),
-            (r#"{"channel":7,"data":1}"#, 400, "a string"),
-            (r#"{"channel":"a//b","data":1}"#, 400, "empty level"),
-            (r#"{"channel":"$all","data":1}"#, 400, "the hub's own"),
-            (r#"{"channel":"$user/7","data":1}"#, 400, "the hub's own"),
-            (r#"{"channel":"a/*","data":1}"#, 400, "'*'"),
-            (r#"{"user":"","data":1}"#, 400, "empty"),
-            (r#"{"user":7,"data":1}"#, 400, "a string"),
-            (r#"{"channel":"a","event":"tidings:gap","data":1}"#, 400, "tidings:"),
-            (r#"{"channel":"a","event":"","data":1}"#, 400, "message"),
-            (r#"{"channel":"a","event":"a\nb","data":1}"#, 400, "CR, LF or NUL"),
-            (r#"{"channel":"a","data":1,"retry":-1}"#, 400, "whole number"),
-            (r#"{"channel":"a","data":1,"retry":1.5}"#, 400, "whole number"),
-            (r#"{"channel":"a","data":1,"ttl":0}"#, 400, "\"ttl\""),
-            (r#"{"channel":"a","data":1,"ttl":4294967296}"#, 400, "\"ttl\""),
-            (r#"{"channel":"a","data":1,"store":1}"#, 400, "true or false"),
-            (r#"{"channel":"a","data":1,"exclude_connection":"x"}"#, 400, "32 hexadecimal"),
-            (r#"{"channel":"a","data":1,"key":""}"#, 400, "\"key\""),
-            (r#"{"channel":"a","data":1,"tags":{"a":null}}"#, 400, "the tag \"a\""),
-            (r#"{"channel":"a","data":1,"end":true,"store":false}"#, 400, "\"store\""),
-            (r#"{"channel":"a","data":1,"idempotency_key":""}"#, 400, "1 to 256 bytes"),
-            (r#"{"channel":"a","data":1,"idempotency_key":7}"#, 400, "a string"),
-            (r#"[{"channel":"a","data":1,"idempotency_key":"k"}]"#, 400, "Idempotency-Key"),
-            (&format!(r#"{{"channels":{},"data":1}}"#, targets(101)), 400, "100 targets"),
-            (&format!(r#"{{"channels":{},"user":"7","data":1}}"#, targets(100)), 400, "100 targets"),
-            (&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat((1 << 20) + 1)), 413, "1048577"),
+        for (body, says) in [
+            ("", "ends"),
+            ("7", "an object"),
+            ("null", "an object"),
+            (r#"{"channel":"a","data":1}{}"#, "more after the end"),
+            (r#"{"data":1}"#, "needs a target"),
+            (r#"{"broadcast":false,"data":1}"#, "needs a target"),
+            (r#"{"channels":[],"data":1}"#, "needs a target"),
+            (r#"{"channel":"a"}"#, "\"data\""),
+            (r#"{"channel":"a","data":1,"colour":"red"}"#, "\"colour\""),
+            (r#"{"channel":"a","data":1,"data":2}"#, "\"data\" is there twice"),
+            (r#"{"channel":"a","data":{"x":{"y":1,"y":2}}}"#, "\"y\" is there twice"),
+            (r#"{"channel":7,"data":1}"#, "a string"),
+            (r#"{"channel":"a//b","data":1}"#, "empty level"),
+            (r#"{"channel":"$all","data":1}"#, "the hub's own"),
+            (r#"{"channel":"$user/7","data":1}"#, "the hub's own"),
+            (r#"{"channel":"a/*","data":1}"#, "'*'"),
+            (r#"{"user":"","data":1}"#, "empty"),
+            (r#"{"user":7,"data":1}"#, "a string"),
+            (r#"{"channel":"a","event":"tidings:gap","data":1}"#, "tidings:"),
+            (r#"{"channel":"a","event":"","data":1}"#, "message"),
+            (r#"{"channel":"a","event":"a\nb","data":1}"#, "CR, LF or NUL"),
+            (r#"{"channel":"a","data":1,"retry":-1}"#, "whole number"),
+            (r#"{"channel":"a","data":1,"retry":1.5}"#, "whole number"),
+            (r#"{"channel":"a","data":1,"ttl":0}"#, "\"ttl\""),
+            (r#"{"channel":"a","data":1,"ttl":4294967296}"#, "\"ttl\""),
+            (r#"{"channel":"a","data":1,"store":1}"#, "true or false"),
+            (r#"{"channel":"a","data":1,"exclude_connection":"x"}"#, "32 hexadecimal"),
+            (r#"{"channel":"a","data":1,"key":""}"#, "\"key\""),
+            (r#"{"channel":"a","data":1,"tags":{"a":null}}"#, "the tag \"a\""),
+            (r#"{"channel":"a","data":1,"end":true,"store":false}"#, "\"store\""),
+            (r#"{"channel":"a","data":1,"idempotency_key":""}"#, "1 to 256 bytes"),
+            (r#"{"channel":"a","data":1,"idempotency_key":7}"#, "a string"),
+            (r#"[{"channel":"a","data":1,"idempotency_key":"k"}]"#, "Idempotency-Key"),
+            (&format!(r#"{{"channels":{},"data":1}}"#, targets(101)), "100 targets"),
+            (&format!(r#"{{"channels":{},"user":"7","data":1}}"#, targets(100)), "100 targets"),
+            (&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat((1 << 20) + 1)), "1048577"),
         ] {
-            let problem = Problem::from(one(body).expect_err(body));
+            let bad = one(body).expect_err(body);
             let shown: String = body.chars().take(100).collect();
-            assert_eq!(problem.status().as_u16(), status, "{shown}: {}", problem.detail());
-            assert!(problem.detail().contains(says), "{shown}: {}", problem.detail());
+            assert!(bad.to_string().contains(says), "{shown}: {bad}");
+            assert!(!bad.kind().contains("colour") && !bad.kind().is_empty(), "{shown}: {}", bad.kind());
         }
         assert!(one(&format!(r#"{{"channels":{},"data":1}}"#, targets(100))).is_ok());
         assert!(one(&format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat(1 << 20))).is_ok());
@@ -513,24 +615,58 @@ mod tests {
 
     #[test]
     fn an_array_is_read_whole_or_refused_with_the_place() {
-        let many = |body: &str| match publication(body.as_bytes(), &ServerConfig::default()) {
+        let many = |body: &str| match publication(body.as_bytes(), &Rules::default()) {
             Ok(Publication::Many(events)) => Ok(events.len()),
             Ok(Publication::One(keyed)) => panic!("one: {keyed:?}"),
-            Err(bad) => Err(Problem::from(bad)),
+            Err(bad) => Err(bad),
         };
         let events = |n: usize| format!("[{}]", vec![r#"{"channel":"a","data":1}"#; n].join(","));
         assert_eq!(many("[]").unwrap(), 0);
         assert_eq!(many(&events(10_000)).unwrap(), 10_000);
-        assert_eq!(many(&events(10_001)).unwrap_err().status().as_u16(), 413);
-        let problem = many(r#"[{"channel":"a","data":1},{"channel":"a","data":1,"x":1}]"#).unwrap_err();
-        assert!(problem.detail().starts_with("event 2 of the array"), "{}", problem.detail());
-        assert!(problem.detail().contains("\"x\""));
+        assert!(matches!(many(&events(10_001)).unwrap_err(), BadEvent::TooMany { max: 10_000 }));
+        let bad = many(r#"[{"channel":"a","data":1},{"channel":"a","data":1,"x":1}]"#).unwrap_err();
+        assert!(bad.to_string().starts_with("event 2 of the array"), "{bad}");
+        assert!(bad.to_string().contains("\"x\""));
+        assert_eq!(bad.kind(), "an unknown field");
+    }
+
+    #[test]
+    fn user_id_is_a_user_where_it_may() {
+        let rules = Rules { user_id: true, ..Rules::default() };
+        let read = |body: &str| match publication(body.as_bytes(), &rules)? {
+            Publication::One(Keyed { event, .. }) => Ok::<_, BadEvent>(event),
+            Publication::Many(events) => panic!("an array: {events:?}"),
+        };
+        for (id, channel) in [
+            ("\"ada\"", "$user/ada"),
+            ("42", "$user/42"),
+            ("18446744073709551616", "$user/18446744073709551616"),
+        ] {
+            let event = read(&format!(r#"{{"userId":{id},"event":"x","data":{{}}}}"#)).unwrap();
+            assert_eq!(channels(&event), [channel]);
+        }
+        for id in ["-1", "1.5", "1e3", "null", "true", "[]", "\"\""] {
+            assert!(read(&format!(r#"{{"userId":{id},"data":1}}"#)).is_err(), "{id}");
+        }
+        assert!(matches!(one(r#"{"userId":"7","data":1}"#), Err(BadEvent::UnknownField(_))));
+        let mut draft = Draft::new(&rules);
+        assert!(draft.parameter("userId", "7").unwrap());
+    }
+
+    #[test]
+    fn keys_have_limits() {
+        for good in ["k", " ", "ä\"'", &"x".repeat(256)] {
+            assert!(good.parse::<IdempotencyKey>().is_ok(), "{good:?}");
+        }
+        for bad in ["", "a\nb", "a\u{7f}", "a\u{85}", &"x".repeat(257), &"ä".repeat(129)] {
+            assert_eq!(bad.parse::<IdempotencyKey>(), Err(BadIdempotencyKey), "{bad:?}");
+        }
     }
 
     #[test]
     fn a_query_says_the_same() {
-        let config = ServerConfig::default();
-        let mut draft = Draft::new(&config);
+        let rules = Rules::default();
+        let mut draft = Draft::new(&rules);
         for (field, value) in [
             ("channel", "a"),
             ("channel", "b"),
