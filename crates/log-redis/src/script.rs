@@ -109,6 +109,11 @@ impl Keys {
         Keys { stream: key("log"), meta: key("meta"), base: key("base"), prefix }
     }
 
+    /// What all of them begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The one that belongs to a node.
     pub(crate) fn of_node(&self, what: &str, node: &str) -> String {
         format!("{}{what}:{node}", self.prefix)
