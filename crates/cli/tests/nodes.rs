@@ -5,7 +5,8 @@ mod harness;
 mod redis;
 
 use std::path::Path;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use harness::{PATIENCE, Running, Server, stdout_of, tidings};
 use redis::Redis;
@@ -83,4 +84,46 @@ fn nodes_survive_redis_and_redis_survives_nodes() {
     assert_eq!(history(&one, "earliest", 3), ["first", "second", "third"]);
     one.stop();
     other.stop();
+}
+
+/// Asks until the answer has something in it.
+fn until(url: &str, what: &str) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = stdout_of(Command::new("curl").args(["-s", url]));
+        if answer.contains(what) {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{url}: {answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn every_node_knows_who_is_on_the_others_and_reaches_them() {
+    let redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, mut other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    let stream = Running::start(tidings().args(["subscribe", "--url", &other.url, "room", "--json"]));
+    stream.wait_for("connected to");
+    // It is there for both, by way of whichever is asked.
+    let here = until(&format!("{}/presence?channel=room", one.url), r#""connections":1"#);
+    assert!(here.contains(r#""truncated":false"#), "{here}");
+    until(&format!("{}/stats", one.url), r#""nodes":2"#);
+    let all = until(&format!("{}/connections", one.url), r#""connection":""#);
+    let id = all.split(r#""connection":""#).nth(1).unwrap().split('"').next().unwrap();
+    assert!(until(&format!("{}/connections/{id}", one.url), id).contains("room"));
+    let gone = stdout_of(Command::new("curl").args([
+        "-s",
+        "-X",
+        "DELETE",
+        &format!("{}/connections/{id}", one.url),
+    ]));
+    assert!(gone.contains(r#""disconnected":1"#), "{gone}");
+    // A node that dies takes what it had with it, within its lease.
+    other.running.signal(Signal::KILL);
+    other.running.wait();
+    until(&format!("{}/stats", one.url), r#""nodes":1"#);
+    until(&format!("{}/presence?channel=room", one.url), r#""connections":0"#);
+    one.stop();
 }
