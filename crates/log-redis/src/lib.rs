@@ -21,6 +21,8 @@
 //!   node makes a new one when most of what is stored is not needed any more, in a key of its own that then takes the
 //!   place of the old one.
 //! - `tidings:{NAME}:node:NODE`: the number of the newest group of a node, for an hour.
+//! - For a minute: `seen:NODE`, what a node writes to wait for replicas or the disk; `base:NODE`, a base that is being
+//!   written; `rebasing:lock`, so that not all nodes write one at once (if they do, one of them counts).
 //!
 //! # Who decides what
 //!
