@@ -23,6 +23,8 @@ pub(crate) struct PageRequest {
     pub(crate) ticket: Ticket,
     pub(crate) selections: Vec<Selection>,
     pub(crate) through: Sequence,
+    /// Whether it is to be found out which of the reader's channels have ended.
+    pub(crate) ends: bool,
     /// Who reads.
     pub(crate) sight: Sight,
     pub(crate) now: Timestamp,
@@ -51,8 +53,8 @@ pub(crate) struct EncodedPage {
     pub(crate) skipped: u64,
     pub(crate) through: Sequence,
     pub(crate) floor: Sequence,
-    /// Which of the reader's channels have ended.
-    pub(crate) ended: Ended,
+    /// Which of the reader's channels have ended, if that was asked.
+    pub(crate) ended: Option<Ended>,
     /// In which it was read.
     pub(crate) epoch: Epoch,
 }
@@ -78,9 +80,10 @@ impl EncodedPage {
         request: &PageRequest,
         epoch: Epoch,
     ) -> Result<EncodedPage, ReadError> {
-        let ended = ended(log, &request.sight.views);
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
         let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
+        // After the records, so that it is known as of a place that is not before theirs.
+        let ended = request.ends.then(|| ended(log, &request.sight.views));
         let skipped = request.sight.choose(log, &mut page.records)?;
         let encode = |record: Record| {
             let encoded = EncodedEvent::new(&record.event, &key.seal(record.position));

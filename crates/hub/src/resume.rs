@@ -120,7 +120,7 @@ impl Resume {
         found.epoch = epoch;
         found.ended = ended(log, views);
         if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
-            let asked = views.iter().filter(|view| !view.is_system()).count();
+            let asked = views.iter().filter(|view| !view.is_implicit()).count();
             found.over = asked > 0
                 && found.ended.channels.len() == asked
                 && found.ended.channels.iter().all(|(_, end)| end <= after);

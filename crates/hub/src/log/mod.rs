@@ -300,9 +300,10 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 /// - A batch to a channel that has ended is refused, ephemeral events too; after an event with [`Event::end`] nothing
 ///   more of the same batch may go to its channels.
 /// - In a channel whose [`Caps`] say `state_only`, a record with a key goes when a newer one with the same key is
-///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier (and if it is
-///   among the [`LOOKED_BACK`] newest ones before that). It goes from that channel; others keep it. That raises no
-///   floor: nobody is to be told that it is missing.
+///   stored that is shown to everybody who is shown the old one, by whatever filter: if that has data, the same targets
+///   and the same tags, excludes nobody and has no `ttl` or one that is over no earlier (and if the old one is among the
+///   [`LOOKED_BACK`] newest before it). It goes from that channel; others keep it. That raises no floor: nobody is to be
+///   told that it is missing.
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
 /// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,

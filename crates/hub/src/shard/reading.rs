@@ -1,7 +1,5 @@
 //! The log, for who is behind the window: page by page, each with a look at what was removed.
 
-use std::mem;
-
 use tidings_wire::{Epoch, GapReason, Position, Sequence};
 
 use super::gather::{envelope, framed};
@@ -55,7 +53,8 @@ impl Shard {
                     reading.beginning = None;
                 }
                 let settled = reading.looked && reading.beginning.is_none() && mark.after >= reading.forgiven;
-                if settled && subscriber.offset == 0 && self.back_to_window(slot) {
+                let settled = settled && subscriber.offset == 0;
+                if settled && !self.may_have_missed_an_end(slot) && self.back_to_window(slot) {
                     return None;
                 }
                 self.ask(slot, now);
@@ -73,6 +72,15 @@ impl Shard {
         records.then_some(Plan::Told(ToldGap { reason: gap.reason, from: gap.from, to }))
     }
 
+    /// Sends a subscriber that is up to date to the log, for what comes after a place.
+    pub(super) fn read_from(&mut self, slot: u32, after: Sequence) {
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        let mark = &mut self.marks[slot as usize];
+        mark.behind = Behind::Log;
+        mark.after = after.max(subscriber.born);
+        subscriber.reading = Some(Box::new(Reading::mid_stream()));
+    }
+
     /// Brings a subscriber back from the log to the window, if that has all that comes after.
     pub(super) fn back_to_window(&mut self, slot: u32) -> bool {
         let after = self.marks[slot as usize].after;
@@ -82,6 +90,8 @@ impl Shard {
         mark.behind = if from < self.reader.at() { Behind::Many } else { Behind::Not };
         if let Some(subscriber) = &mut self.subscribers[slot as usize] {
             subscriber.reading = None;
+            // That a channel ended meanwhile may have been told to another that follows it, with its page.
+            subscriber.wants.end = true;
             subscriber.born = subscriber.born.max(after);
             // What wasn't kept while it was away was for those who kept up.
             subscriber.live_from = self.reader.at();
@@ -91,6 +101,7 @@ impl Shard {
 
     pub(super) fn ask(&mut self, slot: u32, now: Timestamp) {
         let after = self.marks[slot as usize].after;
+        let ends = self.asks_for_ends(slot);
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let ticket = Ticket { slot, generation: subscriber.generation };
         let Some(reading) = &mut subscriber.reading else { return };
@@ -122,6 +133,7 @@ impl Shard {
             ticket,
             selections,
             through,
+            ends,
             sight,
             now,
             reply: self.reply.clone(),
@@ -211,10 +223,11 @@ impl Shard {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         if let Some(Reading { page: PageState::Here { page, .. }, .. }) = subscriber.reading.as_deref_mut() {
             let skipped = page.skipped;
-            let ended = mem::take(&mut page.ended);
-            subscriber.passed_over(skipped);
-            ShardStats::add(&self.stats.skipped, skipped);
-            self.note_ended(slot, &ended, |_| true);
+            let ended = page.ended.take();
+            self.passed_over(slot as usize, skipped);
+            if let Some(ended) = ended {
+                self.note_ended(slot, &ended, |_| true);
+            }
         }
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let Some(reading) = &mut subscriber.reading else { return };
