@@ -127,3 +127,24 @@ fn every_node_knows_who_is_on_the_others_and_reaches_them() {
     until(&format!("{}/presence?channel=room", one.url), r#""connections":0"#);
     one.stop();
 }
+
+#[test]
+fn what_services_say_in_redis_is_stored_once_for_all_nodes() {
+    let redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    redis.wait_for_subscriber("user:events");
+    for n in 0..20 {
+        redis.publish(&format!(r#"{{"channel":"orders/7","data":"{n}"}}"#));
+    }
+    // The last one comes after all the others.
+    assert_eq!(history(&one, "earliest", 20).len(), 20);
+    publish(&one, "end");
+    let mut expected: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    expected.push("end".to_owned());
+    for server in [&one, &other] {
+        assert_eq!(history(server, "earliest", 21), expected);
+    }
+    one.stop();
+    other.stop();
+}
