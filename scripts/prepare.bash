@@ -18,6 +18,7 @@ install_system_packages() {
   have valgrind || missing+=(valgrind)
   have nginx || missing+=(nginx-light)
   have redis-server || missing+=(redis-server)
+  have openssl || missing+=(openssl)
   have chromium || missing+=(chromium)
   have firefox-esr || missing+=(firefox-esr)
   # Debian's own Python: others on the PATH may lack venv, or be older than the clients want.

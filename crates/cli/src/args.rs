@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde_json::Value;
-use tidings::client::Tag;
+use tidings::client::{Client, Start, Tag};
 
 use crate::config::Flags;
+use crate::outcome::Usage;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or a mistake in the configuration.";
 
@@ -67,15 +68,32 @@ Prints the id of each event once it is stored.
   tidings subscribe 'orders/*'
   tidings subscribe 'orders/*' --history 10 --json | jq .data
   tidings subscribe jobs/7 --count 1
+  tidings subscribe import/7 --history latest
+      The newest state of each key, then what comes; ends with the import.
   tidings subscribe alerts --filter 'priority > 3 && region in [\"eu\", \"us\"]'
   TIDINGS_TOKEN=$(tidings token --sub ada) tidings subscribe
+  TIDINGS_TOKEN=$(tidings token --sub ada) tidings subscribe --subscription laptop
+      What was sent to ada since the laptop was here last; what is printed is acknowledged.
 
 Resumes by itself: when the connection is lost or the server restarts it comes back to every event in between, or
 says that events are missing. Without a channel there is what is sent to the token's user and to everybody.
-With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
+When all its channels have ended, so does the command, with 0.
+With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}, or {{\"event\",\"data\"}} of what the server says itself:
+tidings:gap, tidings:skipped (events passed over, of whose keys newer ones came), tidings:presence.
 
 {EXIT_CODES}"))]
     Subscribe(Subscribe),
+    /// Print events that are kept
+    #[command(after_help = format!("Examples:
+  tidings history orders/7
+  tidings history 'orders/*' --order desc --limit 10
+  tidings history 'orders/*' --limit 100000 --json | jq .data
+
+Prints the oldest events that are kept, or with --order desc the newest, those first. Where there are more, the id to go
+on with is said on the standard error. With --json each line is {{\"id\",\"channel\",\"event\",\"data\",\"time\"}}.
+
+{EXIT_CODES}"))]
+    History(History),
     /// Make a token (JWT) and print it
     #[command(after_help = format!("Examples:
   tidings token --sub ada --subscribe 'orders/{{sub}}/*'
@@ -176,7 +194,7 @@ pub(crate) struct Serve {
     /// What every path begins with, like /push
     #[arg(long, value_name = "PATH")]
     base_path: Option<String>,
-    /// Where events are kept: memory, or disk [default: disk]
+    /// Where events are kept: memory, disk, or redis [default: disk]
     #[arg(long, value_name = "LOG")]
     log: Option<String>,
     /// When an answered event is on the disk: always, never, or a duration like 100ms [default: always]
@@ -200,7 +218,7 @@ pub(crate) struct Serve {
     /// How it is logged: human, json, or auto (human on a terminal) [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Redis, to publish what services say there: to `user:events`, and what the configuration names
+    /// Redis: for the log with --log redis, and to publish what services say there to `user:events` and what the configuration names
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 }
@@ -248,9 +266,18 @@ pub(crate) struct Server {
 
 impl Server {
     /// The credential to send, if there is one.
-    pub(crate) fn token(&self) -> Option<String> {
+    fn token(&self) -> Option<String> {
         let from = |name| std::env::var(name).ok().filter(|token| !token.is_empty());
         self.token.clone().or_else(|| from("TIDINGS_TOKEN")).or_else(|| from("TIDINGS_API_KEY"))
+    }
+
+    /// A client of it.
+    pub(crate) fn client(&self) -> Result<Client, Usage> {
+        let mut client = Client::builder(&self.url);
+        if let Some(token) = self.token() {
+            client = client.token(token);
+        }
+        client.build().map_err(|error| Usage(error.to_string()))
     }
 }
 
@@ -320,11 +347,11 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     pub(crate) json: bool,
     /// Begin after the event with this id
-    #[arg(long, value_name = "ID", conflicts_with_all = ["history", "earliest"])]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, conflicts_with_all = ["history", "earliest"])]
     pub(crate) last_event_id: Option<String>,
-    /// Begin with the newest N events of each channel
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000), conflicts_with = "earliest")]
-    pub(crate) history: Option<u16>,
+    /// Begin with the newest N events of each channel (up to 1000), or with `latest`: the newest of each key
+    #[arg(long, value_name = "N|latest", value_parser = history, conflicts_with = "earliest")]
+    pub(crate) history: Option<Start>,
     /// Begin with the oldest event that is kept
     #[arg(long)]
     pub(crate) earliest: bool,
@@ -334,6 +361,12 @@ pub(crate) struct Subscribe {
     /// Only events whose tags are such, like 'priority > 3 && region == "eu"' (docs/filters.md)
     #[arg(long, value_name = "CONDITION")]
     pub(crate) filter: Option<String>,
+    /// Say too who is in the channels, and who comes and leaves
+    #[arg(long, requires = "channels", conflicts_with = "only")]
+    pub(crate) presence: bool,
+    /// Go on where the durable subscription of this name was left, and acknowledge what is printed; the token needs a user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subscription: Option<String>,
     /// End after so many events
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
@@ -342,6 +375,51 @@ pub(crate) struct Subscribe {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+/// Where `--history` begins.
+fn history(text: &str) -> Result<Start, String> {
+    match text.parse() {
+        Ok(count) if count <= 1000 => Ok(Start::History(count)),
+        Err(_) if text == "latest" => Ok(Start::Latest),
+        Ok(_) | Err(_) => Err("a number up to 1000, or latest".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Channels and patterns: * is one level, ** is the rest
+    #[arg(value_name = "CHANNEL", required = true)]
+    pub(crate) channels: Vec<String>,
+    /// So many events
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+    /// Which come first: the oldest (asc) or the newest (desc)
+    #[arg(long, value_enum, default_value_t = Order::Asc)]
+    pub(crate) order: Order,
+    /// Only what comes after the event with this id
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    pub(crate) after: Option<String>,
+    /// Only what comes before the event with this id, and that event
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing on the standard error
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// Which events come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// The oldest.
+    Asc,
+    /// The newest.
+    Desc,
 }
 
 /// What is granted.

@@ -1,5 +1,6 @@
 //! The `tidings` command.
 
+mod acknowledge;
 mod args;
 mod bench;
 mod check;
@@ -7,12 +8,14 @@ mod config;
 mod date;
 mod descriptors;
 mod grants;
+mod history;
 mod key;
 mod logging;
 mod outcome;
 mod output;
 mod publish;
 mod serve;
+mod show;
 mod subscribe;
 mod token;
 
@@ -32,6 +35,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(&args),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Subscribe(args) => on_one_thread(subscribe::run(args)),
+        Command::History(args) => on_one_thread(history::run(args)),
         Command::Token(args) => token::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Check(args) => check::run(&args),

@@ -24,11 +24,7 @@ pub(crate) async fn run(args: args::Publish) -> Result<()> {
     let ttl =
         args.ttl.as_deref().map(parse_duration).transpose().map_err(|bad| Usage(format!("--ttl: {bad}")))?;
     let to = Template { channel, ttl, args: &args };
-    let mut client = Client::builder(&args.server.url);
-    if let Some(token) = args.server.token() {
-        client = client.token(token);
-    }
-    let client = client.build().map_err(|error| Usage(error.to_string()))?;
+    let client = args.server.client()?;
     if args.stdin {
         return publish_lines(&client, &to).await;
     }
@@ -185,6 +181,9 @@ pub(crate) fn explain(error: Error, url: &str) -> anyhow::Error {
         }
         Error::Refused(problem) if problem.kind == "idempotency_key" => {
             Some("a key is for one event; take another for this one".to_owned())
+        }
+        Error::Refused(problem) if problem.kind == "ended" => {
+            Some("its last event was published; the channel begins anew when that is gone".to_owned())
         }
         Error::NoAnswer(_) => Some(format!("is a server running at {url}? `tidings serve --dev` starts one")),
         _ => None,

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tidings::hub::log::{Log, MemoryLog, MemoryLogConfig};
+use tidings::hub::log::{Log, MemoryLog, MemoryLogConfig, Retention};
 use tidings::hub::{Hub, HubConfig, ReplayCaps, Timestamp};
 use tidings::log_disk::{DataDir, DiskLog, DiskLogConfig, Recovery, SyncPolicy};
+use tidings::log_redis::{RedisLog, RedisLogConfig};
 use tidings::server::auth::{Cors, Origins, Secrets};
 use tidings::server::{App, Server, ServerConfig, Side};
 use tidings::wire::publication::Rules;
@@ -20,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::args;
-use crate::config::{Config, LogKind, Sources, Sync};
+use crate::config::{Config, LogKind, RedisConfig, Sources, Sync};
 use crate::{descriptors, logging, output};
 
 /// How many connections may wait to be accepted: a restart brings everybody back at once. The system caps it.
@@ -47,14 +48,14 @@ async fn serve(config: Config) -> Result<()> {
     // Two processes that write one log would destroy it, so that the lock comes first.
     let dir = match config.log {
         LogKind::Disk => Some(DataDir::open(&config.data_dir)?),
-        LogKind::Memory => None,
+        LogKind::Memory | LogKind::Redis => None,
     };
     let secrets = Secrets::load_or_create(&config.data_dir)?;
     let access = config.auth.open(Some(&secrets.jwt))?;
     // Listening before the log is open lets those who come back after a restart wait instead of fail.
     let listener = listen(config.server.listen)?;
     let internal = config.server.internal_listen.map(listen).transpose()?;
-    let hub = open_hub(&config, dir, &secrets).await?;
+    let hub = open_hub(&config, dir, secrets).await?;
 
     let addresses = (listener.local_addr()?, internal.as_ref().map(TcpListener::local_addr).transpose()?);
     let origins = Origins { local: config.server.dev, ..config.auth.access.origins.clone() };
@@ -112,12 +113,13 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     bind().with_context(|| format!("can't listen on {address}; another address is chosen with --listen"))
 }
 
-async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: &Secrets) -> Result<Hub> {
+async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: Secrets) -> Result<Hub> {
     let retention = config.retention.clone();
-    let hub_config = HubConfig {
+    let cursor = secrets.cursor.0;
+    let mut hub_config = HubConfig {
         replay: ReplayCaps { bytes: Some(config.replay.bytes), age: config.replay.age },
         data_limit: config.server.limits.data,
-        ..HubConfig::new(CursorKey::new(secrets.cursor.0))
+        ..HubConfig::new(CursorKey::new(cursor))
     };
     let sync = match config.sync {
         Sync::Always => SyncPolicy::Always,
@@ -125,16 +127,24 @@ async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: &Secrets) -> R
         Sync::Never => SyncPolicy::Never,
     };
     let data_dir = config.data_dir.clone();
-    // Opening reads the disk.
+    let redis = (config.log == LogKind::Redis).then(|| config.redis.clone());
+    // Opening reads the disk, or all that Redis has.
     tokio::task::spawn_blocking(move || {
-        let log: Arc<dyn Log> = match dir {
-            Some(dir) => {
+        let log: Arc<dyn Log> = match (dir, redis) {
+            (_, Some(redis)) => {
+                let log = open_redis(redis, retention, cursor)?;
+                // All nodes have the key of the first one, and each keeps it, so that it is known when Redis loses it.
+                hub_config.cursor_key = CursorKey::new(log.cursor_key());
+                secrets.with_cursor(&data_dir, log.cursor_key())?;
+                Arc::new(log)
+            }
+            (Some(dir), None) => {
                 let config = DiskLogConfig { sync, retention, fatal, ..DiskLogConfig::new(dir) };
                 let log = DiskLog::open(config, Timestamp::now())?;
                 tell_recovery(log.recovery());
                 Arc::new(log)
             }
-            None => {
+            (None, None) => {
                 let epoch = next_memory_epoch(&data_dir).context("the data directory can't be written to")?;
                 Arc::new(MemoryLog::new(MemoryLogConfig { epoch, retention }))
             }
@@ -144,9 +154,19 @@ async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: &Secrets) -> R
     .await?
 }
 
+fn open_redis(redis: RedisConfig, retention: Retention, cursor_key: [u8; 16]) -> Result<RedisLog> {
+    let url = redis.url.context("it is not said where Redis is")?.log;
+    let read = |path: &PathBuf| {
+        std::fs::read(path).with_context(|| format!("redis.authority: {} can't be read", path.display()))
+    };
+    let authority = redis.authority.as_ref().map(read).transpose()?;
+    let config = RedisLogConfig { url, authority, name: redis.name, ack: redis.ack, retention, cursor_key };
+    Ok(RedisLog::open(config)?)
+}
+
 /// Reads from Redis, if that is configured.
 fn start_ingest(config: &Config, hub: &Hub) -> Result<Option<Ingest>> {
-    let Some(url) = &config.redis.url else { return Ok(None) };
+    let Some(url) = config.redis.url.as_ref().map(|url| &url.ingest) else { return Ok(None) };
     let ingest = IngestConfig {
         topics: config.redis.ingest.clone(),
         streams: config.redis.ingest_streams.clone(),

@@ -58,12 +58,14 @@ fn publishing_and_replay_are_measured() {
         "backlog-4",
         "--scenario",
         "users",
+        "--scenario",
+        "featured",
         "--subscribers",
         "1000",
         "--seconds",
         "1",
     ]));
-    for scenario in ["publish", "batches", "durable", "storm", "backlog-4", "users"] {
+    for scenario in ["publish", "batches", "durable", "storm", "backlog-4", "users", "featured"] {
         assert!(out.contains(&format!("{scenario}: ")), "{out}");
     }
 }

@@ -57,11 +57,19 @@ fn check_prints_what_comes_out_and_hides_secrets() {
 }
 
 #[test]
-fn redis_as_the_log_is_refused_for_now() {
-    let output = run(tidings().args(["serve", "--log", "redis", "--redis", "redis://127.0.0.1"]));
+fn a_log_on_redis_needs_a_redis() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(tidings().args(["serve", "--log", "redis"]).current_dir(dir.path()));
     assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("set redis.url"), "{}", stderr(&output));
+    // Nobody listens at port 1.
+    let away =
+        ["serve", "--listen", "127.0.0.1:0", "--log", "redis", "--redis", "redis://:canary@127.0.0.1:1"];
+    let output = run(tidings().args(away).current_dir(dir.path()));
+    assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(said.contains("--log: log: redis is not in this version yet"), "{said}");
+    assert!(said.contains("can't be opened: Redis is out of reach"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
 }
 
 #[test]
@@ -83,6 +91,12 @@ fn exit_codes_tell_usage_from_failure() {
         &["publish", "a", "x", "--end", "--ephemeral"],
         &["subscribe", "--history", "5000"],
         &["subscribe", "--history", "5", "--earliest"],
+        &["subscribe", "a", "--history", "newest"],
+        &["subscribe", "--presence"],
+        &["subscribe", "a", "--presence", "--only"],
+        &["history"],
+        &["history", "a", "--limit", "0"],
+        &["history", "a", "--order", "up"],
         &["token"],
         &["token", "--sub", "a", "--ttl", "0s"],
         &["token", "--sub", "a", "--subscribe", "a//b"],
@@ -93,6 +107,10 @@ fn exit_codes_tell_usage_from_failure() {
     // Port 9 is nobody's on this machine.
     assert_eq!(code(&["publish", "a", "x", "--url", "http://127.0.0.1:9"]), Some(1));
     assert_eq!(code(&["key", "revoke", "nobody"]), Some(1));
+    // One id in 64 begins so.
+    for flag in ["--after", "--until"] {
+        assert_eq!(code(&["history", "a", flag, "-x", "--url", "http://127.0.0.1:9"]), Some(1));
+    }
     for fine in [&["--help"][..], &["--version"], &["serve", "--help"], &["check"]] {
         assert_eq!(code(fine), Some(0), "{fine:?}");
     }
@@ -100,7 +118,7 @@ fn exit_codes_tell_usage_from_failure() {
 
 #[test]
 fn help_teaches_by_examples_and_says_the_exit_codes() {
-    for command in ["serve", "publish", "subscribe", "token", "key", "check"] {
+    for command in ["serve", "publish", "subscribe", "history", "token", "key", "check"] {
         let help = stdout_of(tidings().args([command, "--help"]));
         assert!(help.contains("Exit codes: 0 done, 1 failed, 2 wrong usage"), "{help}");
         assert!(command == "key" || help.contains(&format!("tidings {command}")), "{help}");

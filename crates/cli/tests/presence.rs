@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
-use harness::{PATIENCE, Server};
+use harness::{PATIENCE, Running, Server};
 use rustix::process::Signal;
 
 /// A stream that is read by hand.
@@ -86,6 +86,31 @@ fn who_watches_a_channel_sees_others_come_and_go() {
             .request(&format!("GET /events?channel=room/1&presence=1&token={bob} HTTP/1.1"))
             .contains("403")
     );
+    server.stop();
+}
+
+#[test]
+fn the_command_says_who_comes_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let (ada, bob) = tokens(&server);
+    let subscribe = |token: &str, more: &[&str]| {
+        Running::start(server.client("subscribe").args(["room/1", "--token", token]).args(more))
+    };
+    let watcher = subscribe(&ada, &["--presence"]);
+    assert_eq!(watcher.line(), "room/1  tidings:presence  here: ada; connections: 1");
+    let other = subscribe(&bob, &[]);
+    assert_eq!(watcher.line(), "room/1  tidings:presence  joined: bob; connections: 2");
+    let programs = subscribe(&ada, &["--presence", "--json"]);
+    let snapshot: serde_json::Value = serde_json::from_str(&programs.line()).unwrap();
+    assert_eq!(
+        (&snapshot["event"], &snapshot["data"]["users"][1]["user"]),
+        (&"tidings:presence".into(), &"bob".into())
+    );
+    drop(other);
+    while !watcher.line().contains("left: bob;") {}
+    let mut refused = subscribe(&bob, &["--presence"]);
+    assert_eq!(refused.wait().code(), Some(1));
     server.stop();
 }
 

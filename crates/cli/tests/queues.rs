@@ -4,10 +4,10 @@ mod harness;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use harness::{PATIENCE, Server, run, stderr, stdout_of};
+use harness::{PATIENCE, Running, Server, documented, run_script, stdout_of};
 use rustix::process::Signal;
 
 /// A stream that is read until it has shown something.
@@ -91,20 +91,76 @@ fn what_is_acknowledged_outlives_a_kill_and_the_rest_comes_again() {
     server.stop();
 }
 
+/// How many events wait for ada's subscription; waits until it is so.
+fn comes_to_wait(server: &Server, token: &str, count: usize) {
+    let end = Instant::now() + PATIENCE;
+    let expected = format!("\"waiting\":{count},");
+    loop {
+        let queues = ask(server, token, "GET", "/queues", "");
+        if queues.contains(&expected) {
+            return;
+        }
+        assert!(Instant::now() < end, "{queues}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_command_acknowledges_what_it_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &["--retry", "100ms"]);
+    let address = server.address().to_owned();
+    let ada = server.token(&["--sub", "ada"]);
+    let shop = server.token(&["--sub", "shop", "--publish", "$user/*"]);
+    let publish = |server: &Server, data: &str| {
+        stdout_of(server.client("publish").args(["--token", &shop, "--user", "ada", data]))
+    };
+    let subscribe = |server: &Server, more: &[&str]| {
+        let mut command = server.client("subscribe");
+        command.args(["--token", &ada, "--subscription", "phone"]).args(more);
+        command
+    };
+    let first = Running::start(&mut subscribe(&server, &[]));
+    first.wait_for("connected");
+    drop(first);
+    for data in ["1", "2", "3"] {
+        publish(&server, data);
+    }
+    assert_eq!(stdout_of(&mut subscribe(&server, &["--count", "2"])), "$user/ada  1\n$user/ada  2");
+    comes_to_wait(&server, &ada, 1);
+    assert_eq!(stdout_of(&mut subscribe(&server, &["--count", "1"])), "$user/ada  3");
+    comes_to_wait(&server, &ada, 0);
+
+    // One that goes on, over a server that is killed.
+    let mut going_on = Running::start(&mut subscribe(&server, &[]));
+    going_on.wait_for("connected");
+    publish(&server, "4");
+    assert_eq!(going_on.line(), "$user/ada  4");
+    comes_to_wait(&server, &ada, 0);
+    server.running.signal(Signal::KILL);
+    server.running.wait();
+    drop(server);
+    server = Server::start(dir.path(), &["--retry", "100ms", "--listen", &address]);
+    publish(&server, "5");
+    assert_eq!(going_on.line(), "$user/ada  5");
+    comes_to_wait(&server, &ada, 0);
+
+    // What can't be acknowledged any more is a failure, not something to be silent about.
+    let admin = server.token(&["--admin"]);
+    ask(&server, &admin, "DELETE", "/queues?user=ada&subscription=phone&forget=1", "");
+    publish(&server, "6");
+    assert_eq!(going_on.line(), "$user/ada  6");
+    assert_eq!(going_on.wait().code(), Some(1));
+    going_on.wait_for("are not acknowledged, and come again");
+    server.stop();
+}
+
 #[test]
 fn the_example_of_the_documentation_runs() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/queues.md");
-    let page = std::fs::read_to_string(page).unwrap();
-    let script = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let (script, _) = documented("docs/queues.md");
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"), &[]);
-    let binary = Path::new(env!("CARGO_BIN_EXE_tidings")).parent().unwrap();
-    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("bash");
-    shell.args(["-euc", script]).current_dir(dir.path());
-    let output = run(shell.env("PATH", path).env("URL", &server.url).env("NO_PROXY", "127.0.0.1"));
-    assert!(output.status.success(), "{}", stderr(&output));
-    let shown = String::from_utf8(output.stdout).unwrap();
+    let shown = run_script(&script, dir.path(), &server);
     assert!(shown.contains("\"waiting\":2"), "{shown}");
     let stream = std::fs::read_to_string(dir.path().join("stream.txt")).unwrap();
     assert!(stream.contains("data: your order is there\n"), "{shown}");

@@ -4,19 +4,21 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{RequestBuilder, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::connect::read_body;
-use crate::{Error, Problem, Publish, Published, Subscribe, Subscription};
+use crate::{Error, History, Page, Problem, Publish, Published, Subscribe, Subscription};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long publishing may take.
+/// How long publishing may take, and whatever else is answered at once.
 const PUBLISH: Duration = Duration::from_secs(30);
 /// The longest answer to a publish that is read: 10,000 results of under 100 bytes.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// The longest page of history: 8 MiB of data, of which JSON may make six times as much (`\u001f`), and its envelopes.
+const LONGEST_PAGE: usize = 64 << 20;
 
 /// A server's address and the right to use it. A clone shares the connections.
 #[derive(Clone)]
@@ -43,7 +45,7 @@ impl Client {
 
     /// Subscribes. Nothing is sent before the first update is asked for.
     pub fn subscribe(&self, subscribe: Subscribe) -> Subscription {
-        Subscription::new(self.http.clone(), self.at("events"), subscribe)
+        Subscription::new(self.clone(), subscribe)
     }
 
     /// Publishes one event; when this returns, it is stored.
@@ -52,7 +54,7 @@ impl Client {
     /// [`Error::Refused`] when the server refuses it, [`Error::Failed`] when it can't store it now, and
     /// [`Error::NoAnswer`] when it may or may not be stored.
     pub async fn publish(&self, event: &Publish) -> Result<Published, Error> {
-        self.post(serde_json::to_vec(event), None).await
+        self.send(Method::POST, "publish", serde_json::to_vec(event), None).await
     }
 
     /// Publishes up to 10,000 events, all or none; when this returns, they are stored. None of them may have an
@@ -72,26 +74,58 @@ impl Client {
         self.publish_array(events, Some(key)).await
     }
 
+    /// Reads what is kept of some channels, a page at a time.
+    ///
+    /// # Errors
+    /// As [`Client::publish`]; nothing is changed by it, so it can always be asked again.
+    pub async fn history(&self, history: &History) -> Result<Page, Error> {
+        let mut url = self.at("history");
+        history.write_to(&mut url);
+        Page::read(&answer(self.http.get(url).timeout(self.publish_timeout), LONGEST_PAGE).await?)
+    }
+
+    /// Acknowledges to a durable subscription everything up to an id, and says how far it is then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is no subscription of this name, or the id is none of this server's.
+    pub async fn acknowledge(&self, subscription: &str, id: &str) -> Result<String, Error> {
+        #[derive(Serialize)]
+        struct Acknowledge<'a> {
+            subscription: &'a str,
+            id: &'a str,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            id: String,
+        }
+        let body = serde_json::to_vec(&Acknowledge { subscription, id });
+        let answer: Answer = self.send(Method::POST, "acks", body, None).await?;
+        Ok(answer.id)
+    }
+
     async fn publish_array(&self, events: &[Publish], key: Option<&str>) -> Result<Vec<Published>, Error> {
         #[derive(Deserialize)]
         struct Answer {
             results: Vec<Published>,
         }
-        let answer: Answer = self.post(serde_json::to_vec(events), key).await?;
+        let answer: Answer = self.send(Method::POST, "publish", serde_json::to_vec(events), key).await?;
         if answer.results.len() != events.len() {
             return Err(Error::Answer("it has not one result for each event".to_owned()));
         }
         Ok(answer.results)
     }
 
-    async fn post<T: DeserializeOwned>(
+    /// Sends a JSON body and reads a JSON answer.
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
+        method: Method,
+        path: &str,
         body: Result<Vec<u8>, serde_json::Error>,
         key: Option<&str>,
     ) -> Result<T, Error> {
         let mut request = self
             .http
-            .post(self.at("publish"))
+            .request(method, self.at(path))
             .header(CONTENT_TYPE, "application/json")
             .timeout(self.publish_timeout)
             .body(body.map_err(Error::Data)?);
@@ -99,7 +133,15 @@ impl Client {
             let key = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| Error::IdempotencyKey)?;
             request = request.header("idempotency-key", key);
         }
-        answer(request).await
+        let body = answer(request, LONGEST_ANSWER).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
+    }
+
+    /// A request for a stream.
+    pub(crate) fn open(&self, subscribe: &Subscribe) -> RequestBuilder {
+        let mut url = self.at("events");
+        subscribe.write_to(&mut url);
+        self.http.get(url)
     }
 
     fn at(&self, path: &str) -> Url {
@@ -110,17 +152,14 @@ impl Client {
     }
 }
 
-async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
+/// The body of an answer that is a success.
+async fn answer(request: RequestBuilder, longest: usize) -> Result<Vec<u8>, Error> {
     let no_answer = |error: reqwest::Error| Error::NoAnswer(error.without_url());
     let response = request.send().await.map_err(no_answer)?;
     let status = response.status();
-    let body = read_body(response, LONGEST_ANSWER).await.map_err(no_answer)?;
+    let body = read_body(response, longest).await.map_err(no_answer)?;
     match status {
-        StatusCode::OK => {
-            let body =
-                body.ok_or_else(|| Error::Answer(format!("it has more than {LONGEST_ANSWER} bytes")))?;
-            serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
-        }
+        StatusCode::OK => body.ok_or_else(|| Error::Answer(format!("it has more than {longest} bytes"))),
         status => {
             let problem = Problem::new(status.as_u16(), &body.unwrap_or_default());
             Err(if status.is_server_error() { Error::Failed(problem) } else { Error::Refused(problem) })
@@ -136,7 +175,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long publishing may take: 30 seconds.
+    /// How long publishing may take, and whatever else is answered at once: 30 seconds.
     #[must_use]
     pub fn publish_timeout(mut self, time: Duration) -> ClientBuilder {
         self.publish_timeout = time;

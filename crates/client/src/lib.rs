@@ -2,7 +2,7 @@
 //!
 //! A subscription is a stream that goes on by itself: when the connection is lost it comes back with the id of the last
 //! event, waits as the server asks, and says in the stream what happened. It ends for good when there is nothing more to
-//! come or when asking again can't help.
+//! come ([`Update::End`]) or when asking again can't help (an error).
 //!
 //! ```no_run
 //! use tidings_client::{Client, Publish, Start, Subscribe, Update};
@@ -29,6 +29,9 @@ mod backoff;
 mod client;
 mod connect;
 mod error;
+mod history;
+mod live;
+mod presence;
 mod publish;
 mod subscribe;
 mod subscription;
@@ -36,6 +39,8 @@ mod update;
 
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, Problem};
+pub use history::{History, Page};
+pub use presence::{Digest, Presence, Present, Snapshot};
 pub use publish::{Publish, Published, Tag};
 pub use subscribe::{Start, Subscribe};
 pub use subscription::Subscription;

@@ -13,11 +13,14 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// What to subscribe to, and from where.
 #[derive(Debug, Clone)]
 pub struct Subscribe {
-    channels: Vec<String>,
+    pub(crate) channels: Vec<String>,
     start: Start,
     envelope: bool,
     only: bool,
+    presence: bool,
+    control: bool,
     filter: Option<String>,
+    subscription: Option<String>,
     client: Option<String>,
     pub(crate) retry: Duration,
     pub(crate) silence: Duration,
@@ -34,6 +37,8 @@ pub enum Start {
     Earliest,
     /// With the newest so many events of each channel, up to 1,000.
     History(u16),
+    /// With the newest event of each key, and none without a key.
+    Latest,
     /// After the event with this id.
     After(String),
 }
@@ -46,7 +51,10 @@ impl Subscribe {
             start: Start::Now,
             envelope: false,
             only: false,
+            presence: false,
+            control: false,
             filter: None,
+            subscription: None,
             client: None,
             retry: RETRY,
             silence: SILENCE,
@@ -80,6 +88,31 @@ impl Subscribe {
     #[must_use]
     pub fn filter(mut self, condition: impl Into<String>) -> Subscribe {
         self.filter = Some(condition.into());
+        self
+    }
+
+    /// Says who is in these channels, and who comes and leaves: [`Update::Presence`](crate::Update::Presence). All of
+    /// them have to be exact, and granted for that too. Not together with [`Subscribe::only`].
+    #[must_use]
+    pub fn presence(mut self) -> Subscribe {
+        self.presence = true;
+        self
+    }
+
+    /// Says how many events were passed over because newer ones with the same keys came:
+    /// [`Update::Skipped`](crate::Update::Skipped). Not together with [`Subscribe::only`].
+    #[must_use]
+    pub fn control(mut self) -> Subscribe {
+        self.control = true;
+        self
+    }
+
+    /// The name of a durable subscription of the token's user, up to 64 characters: the server keeps how far it is.
+    /// What comes after [`Client::acknowledge`](crate::Client::acknowledge) comes again to the next one of this name;
+    /// coming back after a lost connection acknowledges what was taken out here before.
+    #[must_use]
+    pub fn subscription(mut self, name: impl Into<String>) -> Subscribe {
+        self.subscription = Some(name.into());
         self
     }
 
@@ -139,13 +172,23 @@ impl Subscribe {
             Start::History(count) => {
                 query.append_pair("history", &count.to_string());
             }
+            Start::Latest => {
+                query.append_pair("history", "latest");
+            }
         }
-        for (name, on) in [("envelope", self.envelope), ("only", self.only)] {
+        for (name, on) in [
+            ("envelope", self.envelope),
+            ("only", self.only),
+            ("presence", self.presence),
+            ("control", self.control),
+        ] {
             if on {
                 query.append_pair(name, "1");
             }
         }
-        for (name, value) in [("filter", &self.filter), ("client", &self.client)] {
+        for (name, value) in
+            [("filter", &self.filter), ("subscription", &self.subscription), ("client", &self.client)]
+        {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }

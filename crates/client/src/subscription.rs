@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
-use reqwest::Url;
 use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
 use tidings_wire::{ParseError, Parser};
 use tokio::time::{Instant, Sleep, sleep};
@@ -16,16 +15,16 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::backoff::Backoff;
 use crate::connect::{Answer, connect};
 use crate::error::chain;
-use crate::{Closing, Error, Lost, LostReason, Subscribe, Update};
+use crate::{Client, Closing, Error, Lost, LostReason, Open, Subscribe, Update};
 
 /// A stream of updates that comes back by itself. Made by [`Client::subscribe`](crate::Client::subscribe).
 ///
-/// It ends after an error, and without one when the server says that there is nothing more to come. It does something
+/// It ends after an error, and after [`Update::End`] when there is nothing more to come. It does something
 /// only while it is asked for the next update; dropping it closes the connection.
 pub struct Subscription {
-    http: reqwest::Client,
-    url: Url,
-    subscribe: Subscribe,
+    pub(crate) client: Client,
+    /// What the next connection asks for: with all changes that were made.
+    pub(crate) subscribe: Subscribe,
     backoff: Backoff,
     /// The id to connect with; while reading, the parser has a newer one.
     last_event_id: String,
@@ -54,6 +53,16 @@ struct Reading {
     /// Ends when nothing came for too long.
     watchdog: Pin<Box<Sleep>>,
     silence: Duration,
+    /// By what it is changed while it runs; told by its first block.
+    handle: Option<Handle>,
+}
+
+/// What a running connection is changed by.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(crate) connection: String,
+    /// Where it has no user.
+    pub(crate) secret: Option<String>,
 }
 
 /// What an open stream has next.
@@ -64,16 +73,15 @@ enum Read {
 }
 
 impl Subscription {
-    pub(crate) fn new(http: reqwest::Client, mut url: Url, subscribe: Subscribe) -> Subscription {
-        subscribe.write_to(&mut url);
+    pub(crate) fn new(client: Client, subscribe: Subscribe) -> Subscription {
         let last_event_id = subscribe.first_id();
         let backoff = Backoff::new(subscribe.retry);
-        Subscription { http, url, subscribe, backoff, last_event_id, state: State::Idle }
+        Subscription { client, subscribe, backoff, last_event_id, state: State::Idle }
     }
 
     /// The next update. Safe to be dropped at any time, as in `select!`: nothing is lost.
     ///
-    /// `None` means that there is nothing more to come, now or later.
+    /// `None` after [`Update::End`] (there is nothing more to come, now or later) and after an error.
     pub async fn next(&mut self) -> Option<Result<Update, Error>> {
         poll_fn(|context| self.poll(context)).await
     }
@@ -93,7 +101,10 @@ impl Subscription {
                 State::Idle => self.state = State::Connecting(self.attempt()),
                 State::Connecting(answer) => match ready!(answer.as_mut().poll(context)) {
                     Answer::Stream(response) => self.state = self.read(response),
-                    Answer::Nothing => self.state = State::Done,
+                    Answer::Nothing => {
+                        self.state = State::Done;
+                        return Poll::Ready(Some(Ok(Update::End)));
+                    }
                     Answer::NotNow { reason, not_before } => {
                         return Poll::Ready(Some(Ok(self.lose(reason, not_before))));
                     }
@@ -119,8 +130,8 @@ impl Subscription {
 
     fn attempt(&self) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         let mut request = self
-            .http
-            .get(self.url.clone())
+            .client
+            .open(&self.subscribe)
             .header(ACCEPT, "text/event-stream")
             .header(CACHE_CONTROL, "no-store");
         if !self.last_event_id.is_empty() {
@@ -139,15 +150,38 @@ impl Subscription {
             input: Bytes::new(),
             watchdog: Box::pin(sleep(self.subscribe.silence)),
             silence: self.subscribe.silence,
+            handle: None,
         }))
+    }
+
+    /// What the open stream is changed by, if there is one.
+    pub(crate) fn handle(&self) -> Option<Handle> {
+        match &self.state {
+            State::Reading(reading) => reading.handle.clone(),
+            _ => None,
+        }
+    }
+
+    /// Gives up a connection that is being made, or that asked for something else than what is wanted now: the next one
+    /// asks for all of it, and goes on from the same place.
+    pub(crate) fn ask_anew(&mut self) {
+        if let State::Connecting(_) | State::Reading(_) = self.state {
+            self.leave(State::Idle);
+        }
     }
 
     fn take(&mut self, message: tidings_wire::Message) -> Option<Update> {
         let update = Update::read(message, self.subscribe.has_envelope());
-        match update {
-            Some(Update::Closing(Closing::End)) => self.leave(State::Done),
+        match &update {
+            Some(Update::End) => self.leave(State::Done),
             // The stream is one in form only: a server that is overloaded for long is to be asked less and less often.
             Some(Update::Closing(Closing::Overloaded)) => {}
+            Some(Update::Open(Open { connection, secret, .. })) => {
+                self.backoff.succeeded();
+                if let State::Reading(reading) = &mut self.state {
+                    reading.handle = Some(Handle { connection: connection.clone(), secret: secret.clone() });
+                }
+            }
             _ => self.backoff.succeeded(),
         }
         update

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tidings_wire::Message;
 
-use crate::Problem;
+use crate::{Presence, Problem};
 
 /// One item of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,13 @@ pub enum Update {
     Event(Event),
     /// Events were missed that can't be had any more. Whatever state was built from events is to be fetched anew.
     Gap(Gap),
+    /// So many events were passed over, of which newer ones with the same keys came; with
+    /// [`Subscribe::control`](crate::Subscribe::control).
+    Skipped(u64),
+    /// Who is in a channel, or who came and left; with [`Subscribe::presence`](crate::Subscribe::presence).
+    Presence(Presence),
+    /// There is nothing more to come, now or later: all channels have ended. The last item of a subscription.
+    End,
     /// The server says why it is about to end the connection.
     Closing(Closing),
     /// The connection was lost, or an attempt failed. The subscription goes on by itself.
@@ -29,7 +36,7 @@ pub enum Update {
 }
 
 /// What the server says about a connection (`tidings:open`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Open {
     /// The connection's id.
@@ -40,6 +47,20 @@ pub struct Open {
     /// What is subscribed to: channels and patterns.
     #[serde(default)]
     pub channels: Vec<String>,
+    /// What a connection without a user is managed with, by whoever knows it.
+    #[serde(default)]
+    pub secret: Option<String>,
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the secret: whoever reads it in a log could change the stream.
+        f.debug_struct("Open")
+            .field("connection", &self.connection)
+            .field("user", &self.user)
+            .field("channels", &self.channels)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An event as it was published.
@@ -90,8 +111,6 @@ pub struct Gap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Closing {
-    /// There is nothing more to come. The subscription ends.
-    End,
     /// The token ended.
     Expired,
     /// It was ordered.
@@ -139,13 +158,30 @@ impl fmt::Display for LostReason {
 
 /// An event with its envelope around it.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     id: String,
     channel: String,
     event: String,
     #[serde(borrow)]
     data: &'a RawValue,
     time: u64,
+}
+
+impl Envelope<'_> {
+    /// The event; `None` if its data is a text that can't be read.
+    pub(crate) fn open(self) -> Option<Event> {
+        let data = self.data.get();
+        let is_text = data.starts_with('"');
+        let data = if is_text { serde_json::from_str(data).ok()? } else { data.to_owned() };
+        let Envelope { id, channel, event, time, .. } = self;
+        Some(Event { id, event, data, is_text, channel: Some(channel), time: Some(time) })
+    }
+}
+
+/// The data of `tidings:skipped`.
+#[derive(Deserialize)]
+struct Skipped {
+    count: u64,
 }
 
 impl Update {
@@ -155,7 +191,11 @@ impl Update {
             "tidings:position" | "tidings:ping" => return None,
             "tidings:open" => serde_json::from_str(&message.data).ok().map(Update::Open),
             "tidings:gap" => serde_json::from_str(&message.data).ok().map(Update::Gap),
-            "tidings:end" => Some(Update::Closing(Closing::End)),
+            "tidings:skipped" => {
+                serde_json::from_str(&message.data).ok().map(|Skipped { count }| Update::Skipped(count))
+            }
+            "tidings:presence" => serde_json::from_str(&message.data).ok().map(Update::Presence),
+            "tidings:end" => Some(Update::End),
             "tidings:expired" => Some(Update::Closing(Closing::Expired)),
             "tidings:kicked" => Some(Update::Closing(Closing::Kicked)),
             "tidings:overloaded" => Some(Update::Closing(Closing::Overloaded)),
@@ -184,12 +224,7 @@ fn plain(message: Message) -> Event {
 }
 
 fn unwrap(json: &str) -> Option<Event> {
-    let envelope: Envelope<'_> = serde_json::from_str(json).ok()?;
-    let data = envelope.data.get();
-    let is_text = data.starts_with('"');
-    let data = if is_text { serde_json::from_str(data).ok()? } else { data.to_owned() };
-    let Envelope { id, channel, event, time, .. } = envelope;
-    Some(Event { id, event, data, is_text, channel: Some(channel), time: Some(time) })
+    serde_json::from_str::<Envelope<'_>>(json).ok()?.open()
 }
 
 #[cfg(test)]
@@ -213,17 +248,27 @@ mod tests {
 
     #[test]
     fn control_events_are_typed() {
-        let open = r#"{"connection":"c","user":null,"channels":["a"],"new":1}"#;
-        assert_eq!(
-            read("tidings:open", open, false),
-            Some(Update::Open(Open { connection: "c".into(), user: None, channels: vec!["a".into()] }))
-        );
+        let open = r#"{"connection":"c","user":null,"secret":"canary","channels":["a"],"new":1}"#;
+        let opened = Open {
+            connection: "c".into(),
+            user: None,
+            channels: vec!["a".into()],
+            secret: Some("canary".into()),
+        };
+        assert!(!format!("{opened:?}").contains("canary"));
+        assert_eq!(read("tidings:open", open, false), Some(Update::Open(opened)));
         assert_eq!(
             read("tidings:gap", r#"{"reason":"expired","from":null,"to":"B"}"#, false),
             Some(Update::Gap(Gap { reason: "expired".into(), from: None, to: Some("B".into()) }))
         );
         assert_eq!(read("tidings:drain", "{}", false), Some(Update::Closing(Closing::Drain)));
-        assert_eq!(read("tidings:ping", "{}", false), None);
+        assert_eq!(read("tidings:end", "{}", false), Some(Update::End));
+        assert_eq!(read("tidings:skipped", r#"{"count":7}"#, true), Some(Update::Skipped(7)));
+        let strange = Update::Control(event("tidings:skipped", "{}"));
+        assert_eq!(read("tidings:skipped", "{}", false), Some(strange));
+        for silent in ["tidings:ping", "tidings:position"] {
+            assert_eq!(read(silent, "{}", false), None);
+        }
         assert_eq!(read("tidings:new", "{}", false), Some(Update::Control(event("tidings:new", "{}"))));
         assert_eq!(read("tidings:open", "?", true), Some(Update::Control(event("tidings:open", "?"))));
     }

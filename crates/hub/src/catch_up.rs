@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use tidings_wire::{CursorKey, EncodedEvent, Sequence};
+use tidings_wire::{CursorKey, EncodedEvent, Epoch, Sequence};
 
 use crate::Timestamp;
 use crate::conflate::Sight;
@@ -23,6 +23,8 @@ pub(crate) struct PageRequest {
     pub(crate) ticket: Ticket,
     pub(crate) selections: Vec<Selection>,
     pub(crate) through: Sequence,
+    /// Whether it is to be found out which of the reader's channels have ended.
+    pub(crate) ends: bool,
     /// Who reads.
     pub(crate) sight: Sight,
     pub(crate) now: Timestamp,
@@ -51,8 +53,10 @@ pub(crate) struct EncodedPage {
     pub(crate) skipped: u64,
     pub(crate) through: Sequence,
     pub(crate) floor: Sequence,
-    /// Which of the reader's channels have ended.
-    pub(crate) ended: Ended,
+    /// Which of the reader's channels have ended, if that was asked.
+    pub(crate) ended: Option<Ended>,
+    /// In which it was read.
+    pub(crate) epoch: Epoch,
 }
 
 impl EncodedPage {
@@ -61,9 +65,25 @@ impl EncodedPage {
         key: &CursorKey,
         request: &PageRequest,
     ) -> Result<EncodedPage, ReadError> {
-        let ended = ended(log, &request.sight.views);
+        loop {
+            let epoch = log.head().epoch;
+            let page = EncodedPage::read_in(log, key, request, epoch)?;
+            if log.head().epoch == epoch {
+                return Ok(page);
+            }
+        }
+    }
+
+    fn read_in(
+        log: &dyn Log,
+        key: &CursorKey,
+        request: &PageRequest,
+        epoch: Epoch,
+    ) -> Result<EncodedPage, ReadError> {
         let limit = ReadLimit { through: request.through, records: PAGE_RECORDS, bytes: PAGE_BYTES };
         let mut page = log.read(&request.selections, Order::Oldest, limit, request.now)?;
+        // After the records, so that it is known as of a place that is not before theirs.
+        let ended = request.ends.then(|| ended(log, &request.sight.views));
         let skipped = request.sight.choose(log, &mut page.records)?;
         let encode = |record: Record| {
             let encoded = EncodedEvent::new(&record.event, &key.seal(record.position));
@@ -75,6 +95,7 @@ impl EncodedPage {
             through: page.through,
             floor: page.floor,
             ended,
+            epoch,
         })
     }
 }

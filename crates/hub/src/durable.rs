@@ -76,6 +76,11 @@ pub enum DurableError {
     Write(#[from] AppendError),
 }
 
+/// Whether channels of these names may be kept with a subscription: they have at most [`CHANNELS_BYTES`] in all.
+pub fn may_keep<'a>(asked: impl IntoIterator<Item = &'a str>) -> bool {
+    asked.into_iter().map(|name| name.len() + 1).sum::<usize>() <= CHANNELS_BYTES
+}
+
 /// All durable subscriptions of a hub.
 pub struct Durables {
     log: Arc<dyn Log>,
@@ -113,7 +118,7 @@ impl Durables {
         asked: &[Pattern],
         now: Timestamp,
     ) -> Result<Start, DurableError> {
-        if asked.iter().map(|pattern| pattern.as_str().len() + 1).sum::<usize>() > CHANNELS_BYTES {
+        if !may_keep(asked.iter().map(Pattern::as_str)) {
             return Err(DurableError::TooLong);
         }
         let name = Name::new(user, name);
@@ -147,6 +152,29 @@ impl Durables {
             Err(DurableError::Write(_)) | Ok(()) => Ok(start),
             Err(error) => Err(error),
         }
+    }
+
+    /// Notes that its stream follows other channels than it was opened with. `asked` is polled when nobody else changes
+    /// the subscription, and says which those are then; none if the stream is gone. A subscription that was forgotten
+    /// meanwhile stays so.
+    ///
+    /// # Errors
+    /// When they are too long, or can't be noted.
+    pub async fn follow(
+        &self,
+        user: &UserId,
+        name: &ClientId,
+        asked: impl Future<Output = Option<Vec<Pattern>>>,
+        now: Timestamp,
+    ) -> Result<(), DurableError> {
+        let name = Name::new(user, name);
+        let _gate = self.gate(&name).lock().await;
+        let Some(asked) = asked.await else { return Ok(()) };
+        let Some(before) = self.read(&name)? else { return Ok(()) };
+        if !may_keep(asked.iter().map(Pattern::as_str)) {
+            return Err(DurableError::TooLong);
+        }
+        self.write_if_other(&name, &before, &State { asked, used: now, ..before.clone() }).await
     }
 
     /// Acknowledges everything up to an id. What was acknowledged before stays so. Says where the cursor is then.

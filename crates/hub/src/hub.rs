@@ -384,8 +384,14 @@ type OpenWindow = (Arc<Window>, Writer, Box<dyn Tail>);
 
 /// A window with the log's newest records, and the tail that goes on from there.
 pub(crate) fn open_window(log: &dyn Log, config: &HubConfig, warm: u64) -> Result<OpenWindow, ReadError> {
-    let head = log.head();
-    let mut tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
+    let (head, mut tail) = loop {
+        let head = log.head();
+        let tail = log.tail(Sequence(head.sequence.0.saturating_sub(warm)))?;
+        // A fork in between would be said by no tail.
+        if log.head().epoch == head.epoch {
+            break (head, tail);
+        }
+    };
     let mut items = tail.next(Duration::ZERO)?.unwrap_or_default();
     // Retention may have taken the beginning of that; the window starts at the first record there is.
     let begins = items.iter().find_map(|item| match item {
@@ -457,7 +463,7 @@ pub(crate) fn announce(writer: &mut Writer, key: &CursorKey, items: impl IntoIte
             TailItem::Removed(Removal::Channel { channel, through }) => writer.remove(|record| {
                 record.position.sequence <= through && record.event.to.channels().contains(&channel)
             }),
-            TailItem::Forked { epoch, .. } => writer.fork(epoch),
+            TailItem::Forked { epoch, at, through } => writer.fork(epoch, at, through),
         }
     }
 }

@@ -31,6 +31,17 @@ impl Followed {
         }
     }
 
+    /// Whether it may have ended without anybody here knowing: nobody was told since it was followed, or since the window
+    /// left this worker behind.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        matches!(self.view, View::Channel(_)) && !self.view.is_system() && self.known_to == Sequence::START
+    }
+
+    /// Whether what is known of its end takes in everything up to a place.
+    pub(crate) fn is_known_to(&self, place: Sequence) -> bool {
+        self.known_to >= place
+    }
+
     /// The place in `recent` of the first entry that comes at an index or after it. Whoever is behind is mostly behind
     /// by the newest few, so those are looked at first.
     pub(crate) fn first_from(&self, index: u64) -> usize {

@@ -31,7 +31,7 @@ pub use presence::{
     Census, Digest, Info, News, NodeId, Presence, PresenceConfig, Present, Roll, Standing, Ticked, Transition,
 };
 pub use resume::{Ended, ReplayCaps, Resume, Start};
-pub use shard::{Cut, Move, Opening, Pending, Shard, ShardStats, SubscriberId};
+pub use shard::{Cut, Losses, Move, Opening, Pending, Shard, ShardStats, SubscriberId};
 pub use source::SourceStats;
 pub use subscriber::{Change, Farewell, Lens, Say, Tells, ToldGap, Who};
 pub use subscription::{Delivery, Subscribe, Subscription, SubscriptionError};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings_wire::{Channel, CursorKey, GapReason, Position, Sequence};
+use tidings_wire::{Channel, CursorKey, Epoch, GapReason, Position, Sequence};
 
 use crate::log::{Located, Log, Order, ReadError, ReadLimit, Selection};
 use crate::subscriber::{Beginning, Lens, Only};
@@ -41,6 +41,8 @@ pub struct Resume {
     pub(crate) forgiven: Sequence,
     /// Which of the channels have ended.
     pub(crate) ended: Ended,
+    /// In which epoch this was found.
+    pub(crate) epoch: Epoch,
     /// There is nothing more to come: all channels have ended, and the client has seen that.
     over: bool,
 }
@@ -84,7 +86,8 @@ impl Resume {
         lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
-        let head = log.head().sequence;
+        // If it changes in the meantime, whoever goes there finds out.
+        let Position { epoch, sequence: head } = log.head();
         let plain = |from| Resume::new(from, None, Sequence::START);
         let first = |selections, only| {
             let beginning = Beginning { selections, through: head, only };
@@ -114,9 +117,10 @@ impl Resume {
                 Err(_) => Resume::unknown(head),
             },
         };
+        found.epoch = epoch;
         found.ended = ended(log, views);
         if let (From::After(after), None, Start::Cursor(_)) = (&found.from, found.gap, start) {
-            let asked = views.iter().filter(|view| !view.is_system()).count();
+            let asked = views.iter().filter(|view| !view.is_implicit()).count();
             found.over = asked > 0
                 && found.ended.channels.len() == asked
                 && found.ended.channels.iter().all(|(_, end)| end <= after);
@@ -125,7 +129,7 @@ impl Resume {
     }
 
     fn new(from: From, gap: Option<Gap>, forgiven: Sequence) -> Resume {
-        Resume { from, gap, forgiven, ended: Ended::default(), over: false }
+        Resume { from, gap, forgiven, ended: Ended::default(), epoch: UNKNOWN, over: false }
     }
 
     fn unknown(head: Sequence) -> Resume {
@@ -167,23 +171,34 @@ impl Resume {
 
 /// Which channels have ended, as the log said at some time. Until that is heeded a channel may have ended, or have begun
 /// anew: what has come through the window since then is newer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// The newest record before the log was asked.
     pub(crate) asked_at: Sequence,
+    /// The epoch of then.
+    pub(crate) epoch: Epoch,
     /// Those that have ended, each with its last record.
     pub(crate) channels: Vec<(Channel, Sequence)>,
 }
 
+impl Default for Ended {
+    fn default() -> Ended {
+        Ended { asked_at: Sequence::START, epoch: UNKNOWN, channels: Vec::new() }
+    }
+}
+
+/// Before every epoch.
+const UNKNOWN: Epoch = Position::UNKNOWN.epoch;
+
 /// Which channels among the views have ended.
 pub(crate) fn ended(log: &dyn Log, views: &[View]) -> Ended {
-    let asked_at = log.head().sequence;
+    let Position { epoch, sequence: asked_at } = log.head();
     let channels = views.iter().filter_map(|view| match view {
         View::Channel(channel) if !view.is_system() => Some(channel),
         _ => None,
     });
     let channels = channels.filter_map(|channel| Some((channel.clone(), log.ended(channel)?))).collect();
-    Ended { asked_at, channels }
+    Ended { asked_at, epoch, channels }
 }
 
 /// In so many channels of a pattern the newest events are counted as this subscriber sees them; in further ones the

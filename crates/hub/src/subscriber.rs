@@ -301,8 +301,13 @@ pub(crate) enum Only {
 pub(crate) enum PageState {
     Needed,
     Asked,
-    Here { page: EncodedPage, next: usize },
+    Here {
+        page: EncodedPage,
+        next: usize,
+    },
     Failed,
+    /// What was begun is part of the history no more.
+    Lost,
 }
 
 impl Reading {

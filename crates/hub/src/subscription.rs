@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidings_wire::{ClientId, Cursor, Event, Position, UserId};
 use tokio::sync::Notify;
@@ -9,9 +10,9 @@ use tokio::sync::Notify;
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::log::{ReadError, Record};
-use crate::resume::Start;
+use crate::resume::{Resume, Start};
 use crate::shard::{Cut, Shard, SubscriberId, Taken};
-use crate::subscriber::{Lens, ToldGap, Who};
+use crate::subscriber::{Change, Lens, ToldGap, Who};
 use crate::{Timestamp, View};
 
 /// What a subscriber in the same process follows.
@@ -78,6 +79,7 @@ pub struct Subscription {
     shard: Shard,
     id: SubscriberId,
     news: Arc<Notify>,
+    lens: Lens,
     taken: VecDeque<Delivery>,
     opened_at: Position,
 }
@@ -88,14 +90,18 @@ impl Subscription {
         let who = Who { user: subscribe.user, client: subscribe.client };
         let lens = Lens { who, filter: subscribe.filter };
         let resume = hub.resume(&subscribe.views, &subscribe.start, &lens, now)?;
+        Ok(Subscription::at(hub, &subscribe.views, lens, resume, now))
+    }
+
+    pub(crate) fn at(hub: &Hub, views: &[View], lens: Lens, resume: Resume, now: Timestamp) -> Subscription {
         let news = Arc::new(Notify::new());
         let mut shard = hub.shard({
             let news = news.clone();
             Box::new(move || news.notify_one())
         });
-        let (id, opened_at, gap) = shard.subscribe_records(&subscribe.views, resume, lens, now);
+        let (id, opened_at, gap) = shard.subscribe_records(views, resume, lens.clone(), now);
         let taken = gap.map(Delivery::Gap).into_iter().collect();
-        Ok(Subscription { hub: hub.clone(), shard, id, news, taken, opened_at })
+        Subscription { hub: hub.clone(), shard, id, news, lens, taken, opened_at }
     }
 
     /// The next event or gap; waits for one. It may be dropped while it waits: nothing is lost.
@@ -133,6 +139,36 @@ impl Subscription {
                 Taken::Cut(Cut::LogFailed | Cut::Overtaken) => return Err(SubscriptionError::LogFailed),
             }
         }
+    }
+
+    /// Changes what it follows while it runs: what it is to follow too, and what no more. What is taken away comes no
+    /// more, though it may have waited already.
+    ///
+    /// What is added begins at the cursor that is returned, its present place, since it never goes back. What lies
+    /// before that is to be had with another subscription. A subscription that has ended stays so.
+    pub fn change(
+        &mut self,
+        add: impl IntoIterator<Item = View>,
+        remove: impl IntoIterator<Item = View>,
+    ) -> Cursor {
+        let (add, remove): (Vec<View>, Vec<View>) = (add.into_iter().collect(), remove.into_iter().collect());
+        let removes = !remove.is_empty();
+        let from = self.shard.change(self.id, Change { ended: self.hub.ended(&add), add, remove });
+        if removes {
+            let views: Vec<View> = self.shard.views(self.id).cloned().collect();
+            let lens = &self.lens;
+            let shown = |event: &Event| {
+                lens.shows(event, &views)
+                    && views.iter().any(|view| event.to.channels().iter().any(|to| view.shows(to)))
+            };
+            self.taken.retain(|delivery| delivery.event().is_none_or(shown));
+        }
+        self.hub.key().seal(from)
+    }
+
+    /// How many events were passed over so far because newer ones with the same keys came.
+    pub fn skipped(&self) -> u64 {
+        self.shard.stats().skipped.load(Ordering::Relaxed)
     }
 
     /// The cursor of where it began: to come back with if nothing came.

@@ -1,6 +1,8 @@
 //! What a subscriber follows.
 
-use tidings_wire::{Channel, Pattern};
+use std::str::FromStr;
+
+use tidings_wire::{BadName, Channel, Pattern};
 
 /// One channel, or all that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,9 +22,15 @@ impl View {
         }
     }
 
-    /// Whether it shows channels of the hub's own: what is sent to a user, to everybody.
+    /// Whether it shows channels of the hub's own.
     pub fn is_system(&self) -> bool {
         self.as_str().starts_with('$')
+    }
+
+    /// Whether every stream of its kind has it, asked for or not: what is sent to all, or to its user.
+    pub fn is_implicit(&self) -> bool {
+        let name = self.as_str();
+        name == "$all" || name.starts_with("$user/")
     }
 
     /// The channel's or pattern's text.
@@ -44,5 +52,13 @@ impl From<Pattern> for View {
 impl From<Channel> for View {
     fn from(channel: Channel) -> View {
         View::Channel(channel)
+    }
+}
+
+impl FromStr for View {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<View, BadName> {
+        text.parse::<Pattern>().map(View::from)
     }
 }

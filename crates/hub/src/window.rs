@@ -85,8 +85,52 @@ impl Entry {
     }
 }
 
+/// What a window is of, as long as nothing breaks: one history without a hole.
+#[derive(Debug)]
+struct History {
+    /// The present one. While a history goes on, a new one may begin that loses nothing.
+    epoch: AtomicU64,
+    /// How many histories there were before.
+    number: u64,
+    /// Where histories lost something: the epoch that was left, and what of it is part of all that came later.
+    breaks: Vec<(Epoch, Sequence)>,
+}
+
+/// So many breaks are known. Of an epoch before them nothing is known to be left.
+const BREAKS: usize = 256;
+
+impl History {
+    fn first(epoch: Epoch) -> Arc<History> {
+        Arc::new(History { epoch: AtomicU64::new(epoch.0.into()), number: 0, breaks: Vec::new() })
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(u32::try_from(self.epoch.load(Ordering::Acquire)).unwrap_or(u32::MAX))
+    }
+
+    /// What comes after this one, which has up to `at` in common with it.
+    fn after(&self, epoch: Epoch, at: Sequence) -> Arc<History> {
+        let mut breaks = self.breaks.clone();
+        if epoch != self.epoch() {
+            breaks.push((self.epoch(), at));
+        }
+        if breaks.len() > BREAKS {
+            // Two are made one, at the smaller place.
+            let (epoch, at) = breaks.remove(0);
+            breaks[0] = (epoch.max(breaks[0].0), at.min(breaks[0].1));
+        }
+        Arc::new(History { epoch: AtomicU64::new(epoch.0.into()), number: self.number + 1, breaks })
+    }
+
+    /// Up to where what was known in an epoch is so in this history. `None` when nothing was lost since.
+    fn common_since(&self, epoch: Epoch) -> Option<Sequence> {
+        self.breaks.iter().filter(|(left, _)| *left >= epoch).map(|(_, at)| *at).min()
+    }
+}
+
 #[derive(Debug)]
 struct Segment {
+    history: Arc<History>,
     /// The index of the first slot; indices count all entries, ephemeral ones too.
     first: u64,
     /// The place before the first slot.
@@ -97,9 +141,9 @@ struct Segment {
 }
 
 impl Segment {
-    fn new(first: u64, before: Sequence) -> Arc<Segment> {
+    fn new(history: Arc<History>, first: u64, before: Sequence) -> Arc<Segment> {
         let slots = (0..SLOTS).map(|_| OnceLock::new()).collect();
-        Arc::new(Segment { first, before, slots, next: OnceLock::new() })
+        Arc::new(Segment { history, first, before, slots, next: OnceLock::new() })
     }
 
     fn get(&self, index: u64) -> Option<&Entry> {
@@ -148,7 +192,7 @@ impl std::fmt::Debug for Waker {
 impl Window {
     /// An empty window at a place of the log, and its writer.
     pub(crate) fn new(at: Position, max_bytes: usize, max_records: usize) -> (Arc<Window>, Writer) {
-        let first = Segment::new(0, at.sequence);
+        let first = Segment::new(History::first(at.epoch), 0, at.sequence);
         let window = Arc::new(Window {
             segments: Mutex::new([first.clone()].into()),
             oldest: AtomicU64::new(0),
@@ -172,6 +216,7 @@ impl Window {
 
     /// The newest record that the window has, in the present epoch.
     pub(crate) fn newest(&self) -> Position {
+        // The epoch first: a new one is said after the place that is the newest in it.
         Position { epoch: self.epoch(), sequence: Sequence(self.newest.load(Ordering::Acquire)) }
     }
 
@@ -190,9 +235,11 @@ impl Window {
         let first = self.segments.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
         let at = first.as_ref().map_or(0, |segment| segment.first);
         let consumed = first.as_ref().map_or(Sequence::START, |segment| segment.before);
+        let history = first.as_ref().map_or_else(|| History::first(self.epoch()), |s| s.history.clone());
         let segments = first.into_iter().collect();
-        let mut reader = Reader { window: self.clone(), waker: waker.clone(), segments, at, consumed };
-        while reader.advance().is_some() {}
+        let mut reader =
+            Reader { window: self.clone(), waker: waker.clone(), history, segments, at, consumed };
+        while reader.advance().is_some() || reader.leave_history() {}
         reader
     }
 
@@ -281,8 +328,26 @@ impl Writer {
         }
     }
 
-    pub(crate) fn fork(&mut self, epoch: Epoch) {
+    /// The log goes on in an epoch, behind `through`. All up to `at` is part of it.
+    pub(crate) fn fork(&mut self, epoch: Epoch, at: Sequence, through: Sequence) {
+        let newest = self.window.newest().sequence;
+        if at == newest && through == newest {
+            self.last.history.epoch.store(epoch.0.into(), Ordering::Release);
+            self.window.epoch.store(epoch.0.into(), Ordering::Release);
+            return;
+        }
+        // Whoever reads the window finds what lies between in the log, and nothing here that is not so any more.
+        let next = Segment::new(self.last.history.after(epoch, at), self.next, through);
+        *self.window.segments.lock().unwrap_or_else(PoisonError::into_inner) = [next.clone()].into();
+        self.window.oldest.store(self.next, Ordering::Release);
+        self.window.newest.store(through.0, Ordering::Release);
         self.window.epoch.store(epoch.0.into(), Ordering::Release);
+        self.keyed.clear();
+        self.closed.clear();
+        self.closed_bytes = 0;
+        self.last_bytes = 0;
+        let _ = self.last.next.set(Arc::downgrade(&next));
+        self.last = next;
     }
 
     /// Marks what an operator removed; readers pass over it.
@@ -296,7 +361,7 @@ impl Writer {
     }
 
     fn close_segment(&mut self, before: Sequence) {
-        let next = Segment::new(self.next, before);
+        let next = Segment::new(self.last.history.clone(), self.next, before);
         self.closed.push_back(self.last_bytes);
         self.closed_bytes += self.last_bytes;
         self.last_bytes = 0;
@@ -330,6 +395,7 @@ impl Writer {
 pub(crate) struct Reader {
     window: Arc<Window>,
     waker: Arc<Waker>,
+    history: Arc<History>,
     segments: VecDeque<Arc<Segment>>,
     at: u64,
     consumed: Sequence,
@@ -367,6 +433,9 @@ impl Reader {
                 return true;
             }
             let Some(next) = next.upgrade() else { return false };
+            if next.history.number != self.history.number {
+                return false;
+            }
             self.consumed = self.consumed.max(next.before);
             self.segments.push_back(next);
             self.trim();
@@ -377,6 +446,36 @@ impl Reader {
     pub(crate) fn is_overtaken(&self) -> bool {
         let next = self.segments.back().and_then(|last| last.next.get());
         next.is_some_and(|next| next.strong_count() == 0)
+    }
+
+    /// Whether what comes next may be of another history.
+    pub(crate) fn is_at_a_break(&self) -> bool {
+        let next = self.segments.back().and_then(|last| last.next.get());
+        next.is_some_and(|next| next.upgrade().is_none_or(|next| next.history.number != self.history.number))
+    }
+
+    /// Goes on in the window's present history, if that is another one than this reader's and all of the old one was
+    /// consumed that is still there. Where it stands may be before where it stood.
+    pub(crate) fn leave_history(&mut self) -> bool {
+        let Some(next) = self.segments.back().and_then(|last| last.next.get()) else { return false };
+        let next = next.upgrade();
+        if next.is_some_and(|next| next.history.number == self.history.number) {
+            return false;
+        }
+        let first = self.window.segments.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        let Some(first) = first.filter(|first| first.history.number != self.history.number) else {
+            return false;
+        };
+        self.at = first.first;
+        self.consumed = first.before;
+        self.history = first.history.clone();
+        self.segments = [first].into();
+        true
+    }
+
+    /// Up to where what was known in an epoch is so in the reader's history. `None` when nothing was lost since.
+    pub(crate) fn common_since(&self, epoch: Epoch) -> Option<Sequence> {
+        self.history.common_since(epoch)
     }
 
     /// Goes on at the window's beginning.
@@ -445,7 +544,7 @@ impl Reader {
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
-        self.window.epoch()
+        self.history.epoch()
     }
 
     pub(crate) fn waker(&self) -> &Arc<Waker> {

@@ -275,6 +275,22 @@ fn what_is_added_begins_where_the_stream_is() {
 }
 
 #[test]
+fn a_stream_that_asked_for_what_the_hub_says_has_no_end() {
+    let mut world = World::new(1000);
+    let (start, lens) = now();
+    let both = world.subscribe(&["a", "$presence"], start.clone(), lens.clone());
+    let last = world.publish(Event { end: true, ..event(&["a"], "", "last") });
+    assert_eq!(world.read(both), ["last"]);
+    world.publish(Event::to(Channel::presence(), "somebody came"));
+    assert_eq!(world.read(both), ["somebody came"]);
+    let views = [view("a"), view("$presence")];
+    let back = world.hub.resume(&views, &Start::Cursor(last.clone()), &lens, NOW).unwrap();
+    assert!(!back.is_over());
+    let implicit = [view("a"), view("$all"), view("$user/7")];
+    assert!(world.hub.resume(&implicit, &Start::Cursor(last), &lens, NOW).unwrap().is_over());
+}
+
+#[test]
 fn a_change_in_the_middle_of_a_block_waits_for_its_end() {
     let mut world = World::new(1000);
     let (start, lens) = now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_hub::log::{Caps, MemoryLog, MemoryLogConfig, Retention};
-use tidings_hub::{Delivery, Hub, HubConfig, PublishError, Start, Subscribe, Subscription, View};
+use tidings_hub::{Delivery, Hub, HubConfig, PublishError, Start, Subscribe, Subscription, Timestamp, View};
 use tidings_wire::{
     Channel, Cursor, CursorKey, Data, Epoch, Event, Exclude, GapReason, Pattern, Position, Sequence, Targets,
     UserId,
@@ -117,6 +117,107 @@ async fn newcomers_get_the_history_they_ask_for() {
     for expected in ["a1", "a2", "a3", "a4", "a5", "new"] {
         assert_eq!(data(&mut all).await, expected);
     }
+    hub.close();
+}
+
+fn nothing_waits(subscription: &mut Subscription) -> bool {
+    subscription.take(Timestamp::now()).unwrap().is_none()
+}
+
+#[tokio::test]
+async fn channels_come_and_go_while_a_subscription_runs() {
+    let hub = hub();
+    let mut subscription = hub.subscribe(from(&["a"], Start::Now)).unwrap();
+    let before = publish(&hub, event("b/1", "before")).await;
+    let began = subscription.change([view("b/*"), view("c")], []);
+    assert_eq!(began, before, "it begins behind what was there");
+    publish(&hub, event("b/1", "b")).await;
+    publish(&hub, event("c", "c")).await;
+    publish(&hub, event("a", "a")).await;
+    for expected in ["b", "c", "a"] {
+        assert_eq!(data(&mut subscription).await, expected);
+    }
+    subscription.change([view("d")], [view("a"), view("b/*"), view("never followed")]);
+    for to in ["a", "b/1", "d"] {
+        publish(&hub, event(to, to)).await;
+    }
+    assert_eq!(data(&mut subscription).await, "d");
+    // What was missed of a channel while it was away is to be had like any history.
+    let again = subscription.change([view("a")], []).to_string();
+    assert!(nothing_waits(&mut subscription));
+    let mut missed = hub.subscribe(from(&["a"], Start::Cursor(began.to_string()))).unwrap();
+    for expected in ["a", "a"] {
+        assert_eq!(data(&mut missed).await, expected);
+    }
+    assert!(nothing_waits(&mut hub.subscribe(from(&["a"], Start::Cursor(again))).unwrap()));
+    hub.close();
+}
+
+#[tokio::test]
+async fn what_is_taken_away_comes_no_more_though_it_waited() {
+    let hub = hub();
+    let mut subscription = hub.subscribe(from(&["a", "b"], Start::Now)).unwrap();
+    let to_both = Targets::new([channel("a"), channel("b")]).unwrap();
+    publish(&hub, event("b", "first")).await;
+    publish(&hub, event("a", "of a alone")).await;
+    publish(&hub, Event::new(to_both, Data::from("of both"))).await;
+    publish(&hub, event("b", "last")).await;
+    assert_eq!(data(&mut subscription).await, "first");
+    subscription.change([], [view("a")]);
+    for expected in ["of both", "last"] {
+        assert_eq!(data(&mut subscription).await, expected);
+    }
+    assert!(nothing_waits(&mut subscription));
+    hub.close();
+}
+
+#[tokio::test]
+async fn what_is_added_while_the_log_is_read_begins_behind_that() {
+    let hub = hub();
+    for n in 0..1000 {
+        publish(&hub, event("a", &n.to_string())).await;
+        publish(&hub, event("b", "before")).await;
+    }
+    let mut subscription = hub.subscribe(from(&["a"], Start::History(1000))).unwrap();
+    for n in 0..1000 {
+        assert_eq!(data(&mut subscription).await, n.to_string());
+        if n == 10 {
+            subscription.change([view("b")], []);
+        }
+    }
+    publish(&hub, event("b", "after")).await;
+    assert_eq!(data(&mut subscription).await, "after");
+    hub.close();
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_the_last_of_its_channels_that_goes_on() {
+    let hub = hub();
+    let end = |to: &str| Event { end: true, ..event(to, "over") };
+    publish(&hub, end("c")).await;
+    let mut subscription = hub.subscribe(from(&["a", "b"], Start::Now)).unwrap();
+    publish(&hub, end("a")).await;
+    assert_eq!(data(&mut subscription).await, "over");
+    subscription.change([view("c")], []);
+    assert!(nothing_waits(&mut subscription), "b goes on");
+    subscription.change([], [view("b")]);
+    assert_eq!(data(&mut subscription).await, "end");
+    subscription.change([view("b")], []);
+    publish(&hub, event("b", "too late")).await;
+    assert_eq!(data(&mut subscription).await, "end", "it stays so");
+    hub.close();
+}
+
+#[tokio::test]
+async fn what_was_passed_over_is_counted() {
+    let hub = hub();
+    let mut subscription = hub.subscribe(from(&["a"], Start::Now)).unwrap();
+    for n in 1..=5 {
+        let key = Some("counter".parse().unwrap());
+        publish(&hub, Event { key, ..event("a", &n.to_string()) }).await;
+    }
+    assert_eq!(data(&mut subscription).await, "5");
+    assert_eq!(subscription.skipped(), 4);
     hub.close();
 }
 

@@ -1,6 +1,7 @@
 //! Who asks for events is let in here, or told why not, whether the answer will be a stream or one document.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{HeaderValue, RETRY_AFTER};
@@ -12,6 +13,7 @@ use tidings_wire::{Control, GapReason};
 
 use crate::auth::Identity;
 use crate::limits::{OverLimit, Permit};
+use crate::stats_channel::StatsChannel;
 use crate::subscribe::{SubscribeRequest, subscribe_request};
 use crate::{App, Problem};
 
@@ -50,7 +52,7 @@ impl From<Problem> for Refused {
 }
 
 /// Decides about a request for events.
-pub(crate) async fn admit(app: &App, parts: &Parts, peer: SocketAddr) -> Result<Admitted, Refused> {
+pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Result<Admitted, Refused> {
     let now = Timestamp::now();
     let identity = app.access.identify(parts, peer, now).await?;
     let mut request = subscribe_request(parts, &identity, &app.config.limits, &app.filters)?;
@@ -91,6 +93,7 @@ pub(crate) async fn admit(app: &App, parts: &Parts, peer: SocketAddr) -> Result<
     if let (true, Some(reason)) = (request.only, resume.gap()) {
         return Err(gone(reason).into());
     }
+    StatsChannel::followed(app, &request.views);
     Ok(Admitted { request, identity, lens, resume, permit, now })
 }
 

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub, Polls, SourceStats};
-use tidings_wire::Event;
+use tidings_hub::{Filters, Hub, Polls, Roll, SourceStats, Standing};
+use tidings_wire::{Channel, Event, UserId};
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
 use crate::auth::{Access, Cors};
 use crate::drain::Drain;
 use crate::limits::Limits;
+use crate::stats_channel::StatsChannel;
 use crate::stream::WorkersHandle;
 
 /// How many requests read the log at once: enough to keep a disk busy, few enough that their pages fit in memory.
@@ -37,6 +38,8 @@ pub struct App {
     pub(crate) polls: Polls,
     /// The filters of its streams.
     pub(crate) filters: Filters,
+    /// What it does, for who follows that.
+    pub(crate) stats_channel: StatsChannel,
     /// How far it is with stopping.
     pub(crate) drain: Drain,
     /// Who has the streams, once the server serves some.
@@ -55,6 +58,7 @@ impl App {
             limits: Limits::new(&config.limits),
             polls: Polls::new(&hub),
             filters: Filters::default(),
+            stats_channel: StatsChannel::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),
             hub,
@@ -99,6 +103,25 @@ impl App {
         match self.workers() {
             Some(workers) => workers.receivers(&Arc::new(event.clone())).await,
             None => 0,
+        }
+    }
+
+    /// Who is in a channel now, with up to so many users.
+    pub async fn members(&self, channel: &Channel, limit: usize) -> Roll {
+        match self.workers() {
+            Some(workers) => {
+                let here = workers.census(channel).await;
+                workers.door().members(channel, here, limit)
+            }
+            None => Roll::default(),
+        }
+    }
+
+    /// How these users are there; none for who is not.
+    pub fn standings(&self, users: &[UserId]) -> Vec<Option<Standing>> {
+        match self.workers() {
+            Some(workers) => workers.door().standings(users),
+            None => vec![None; users.len()],
         }
     }
 

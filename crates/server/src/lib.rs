@@ -19,6 +19,7 @@ mod presence;
 mod problem;
 mod query;
 mod route;
+mod stats_channel;
 mod stream;
 mod subscribe;
 
@@ -29,5 +30,7 @@ pub use drain::Drained;
 pub use limits::{Limits, OverLimit, Permit};
 pub use listener::Server;
 pub use problem::Problem;
-pub use stream::{CloseReason, ConnectionFilter, ConnectionInfo, StreamStats, WorkerStats, WorkersHandle};
+pub use stream::{
+    Changed, CloseReason, ConnectionFilter, ConnectionInfo, StreamStats, TooMuch, WorkerStats, WorkersHandle,
+};
 pub use subscribe::{ControlLevel, SubscribeRequest, subscribe_request};

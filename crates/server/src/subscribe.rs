@@ -106,12 +106,6 @@ pub fn subscribe_request(
     }
     for pattern in &asked.channels {
         identity.require_subscribe(pattern)?;
-        if pattern.levels().next() == Some("$stats") {
-            return Err(Problem::not_implemented(format!(
-                "the channel {:?} is not there yet",
-                pattern.as_str()
-            )));
-        }
     }
     let presence = match asked.presence {
         Some(true) => watched(&asked.channels, identity, control)?,
@@ -468,7 +462,13 @@ mod tests {
             assert_eq!((problem.status().as_u16(), problem.kind()), (403, "not_granted"), "{query}");
         }
         assert_eq!(asked(&seven, "/events?channel=$stats", &[]).unwrap_err().status(), 403);
-        assert_eq!(request("channel=$stats").unwrap_err().status(), 501);
+        assert_eq!(texts(&request("channel=$stats").unwrap().views), ["$stats", "$all"]);
+        let granted = user("7", &["$stats", "$presence"]);
+        assert_eq!(
+            asked(&granted, "/events?channel=$stats", &[]).unwrap_err().status(),
+            403,
+            "no administrator"
+        );
         assert_eq!(request("channel=$presence/a").unwrap_err().status(), 400);
         assert_eq!(texts(&request("channel=$presence").unwrap().views), ["$presence", "$all"]);
         assert_eq!(asked(&seven, "/events?channel=$presence", &[]).unwrap_err().status(), 403);

@@ -200,6 +200,42 @@ async fn a_poll_goes_on_from_it_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_it_follows_is_kept_when_that_changes() {
+    let server = start(config()).await;
+    let ada = ada();
+    let mut stream = server.stream(&ada, "subscription=phone&channel=news/a", None).await;
+    let connection = stream.read.split("\"connection\":\"").nth(1).unwrap()[..32].to_owned();
+    let kept = async || server.ok(&ada, "GET", "/queues").await["subscriptions"][0]["channels"].clone();
+    assert_eq!(kept().await, json!(["news/a"]));
+    let change = |channels: &[&str]| json!({"connection": connection, "channels": channels});
+    let (status, answer) = server.call(&ada, "POST", "/subscriptions", change(&["news/b", "news/*"])).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(kept().await, json!(["news/a", "news/b", "news/*"]));
+    let (status, answer) = server.call(&ada, "DELETE", "/subscriptions", change(&["news/a"])).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, _) = server.call(&ada, "DELETE", "/subscriptions", change(&["news/*"])).await;
+    assert_eq!((status, kept().await), (200, json!(["news/b"])));
+    server.publish("news/b".parse().unwrap(), "waits").await;
+    server.publish("news/a".parse().unwrap(), "is not its own any more").await;
+    stream.until("data: waits\n").await;
+    let waiting = server.ok(&ada, "GET", "/queues?subscription=phone").await;
+    let waiting: Vec<_> = waiting["events"].as_array().unwrap().iter().map(|event| &event["data"]).collect();
+    assert_eq!(waiting, ["waits"]);
+
+    // What is kept has a limit, and a stream whose channels are not kept has none of this kind.
+    let long: Vec<String> = (0..40).map(|n| format!("news/{n}{}", "x".repeat(900))).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    let (status, problem) = server.call(&ada, "POST", "/subscriptions", change(&long)).await;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:tidings:problem:too_many_channels")));
+    assert_eq!(kept().await, json!(["news/b"]));
+    let other = server.stream(&ada, "channel=news/a", None).await;
+    let connection = other.read.split("\"connection\":\"").nth(1).unwrap()[..32].to_owned();
+    let change = json!({"connection": connection, "channels": long});
+    assert_eq!(server.call(&ada, "POST", "/subscriptions", change).await.0, 200);
+    assert_eq!(kept().await, json!(["news/b"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_stream_has_it() {
     let server = start(config()).await;
     let first = server.stream(&ada(), "subscription=phone", None).await;

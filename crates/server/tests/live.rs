@@ -202,6 +202,15 @@ async fn a_counter_reaches_a_slow_line_with_a_bounded_delay() {
         }
     }
     publishing.await.unwrap();
+    let connections = answer(&server, client::get("/connections?user=7", Some("admin"))).await.json();
+    let its = &connections["connections"][0];
+    assert_eq!(its["skipped"], UPDATES - seen.len() as u64, "an operator sees why it lags: {its}");
+    assert_eq!(its["dropped"], 0);
+    let stats = server.stats().await;
+    assert_eq!(stats["skipped"], its["skipped"], "it is the only one");
+    let metrics = answer(&server, client::get("/metrics", Some("admin"))).await.body;
+    let line = format!("tidings_skipped_total {}", its["skipped"]);
+    assert!(metrics.lines().any(|other| other == line), "{line}: {metrics}");
     assert!(seen.is_sorted(), "in order");
     // Everything would be some 2 MB, which takes this line 40 s; what it is sent is what the line carries meanwhile.
     assert!(seen.len() < 3_000, "{} of {UPDATES}", seen.len());

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tidings_hub::Hub;
+use tidings_hub::{Hub, Roll, Standing};
 use tidings_server::auth::{Access, AccessConfig, BadAccess, Cors, GrantTemplates, Origins};
 use tidings_server::{App, Drained, Server, ServerConfig, Side, router};
+use tidings_wire::{Channel, UserId};
 use tokio::net::TcpListener;
 
 /// A hub over HTTP: who may do what, and how streams are kept. Clones are the same.
@@ -54,6 +55,17 @@ impl Http {
     /// Everything over HTTP as a router, streams included; [`serve`] has them on a faster path.
     pub fn routes(&self) -> Router {
         router(self.app.clone(), Side::Both)
+    }
+
+    /// Who is in a channel now: the streams that get what is sent there, and the users among them, up to so many by
+    /// their ids. Subscribers in this process are not counted.
+    pub async fn members(&self, channel: &Channel, limit: usize) -> Roll {
+        self.app.members(channel, limit).await
+    }
+
+    /// How a user is there: with how many streams, or since when without one, in the grace time. None if it is not.
+    pub fn standing(&self, user: &UserId) -> Option<Standing> {
+        self.app.standings(std::slice::from_ref(user)).pop().flatten()
     }
 
     /// Stops within a time: no new streams, what runs is finished, streams are closed one after the other with a word

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use tidings::client::{Client, Closing, Start, Subscribe, Subscription, Update};
-use tidings::server::auth::{AccessConfig, KeyConfig, NewToken, Origins, Secret};
+use tidings::server::auth::{AccessConfig, GrantTemplates, KeyConfig, NewToken, Origins, Secret};
 use tidings::server::{LimitsConfig, ServerConfig};
-use tidings::{Channel, Event, Http, Hub};
+use tidings::{Channel, Event, Http, Hub, Roll, UserId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -222,6 +222,39 @@ async fn tokens_hold_inside_of_a_program_too() {
     let mail = Event::new(Channel::user(&"ada".parse().unwrap()).into(), "you have mail".into());
     hub.publish(mail).await.unwrap();
     assert_eq!(next_event(&mut events).await, "you have mail");
+}
+
+#[tokio::test]
+async fn the_program_knows_who_is_there() {
+    let hub = tidings::in_memory().unwrap();
+    let key = KeyConfig::secret(Secret::new("a secret of thirty-two bytes or more"));
+    let access = AccessConfig { keys: vec![key.clone()], ..AccessConfig::default() };
+    let http = Http::new(hub.clone(), access, Origins::default(), ServerConfig::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (ada, bob): (UserId, UserId) = ("ada".parse().unwrap(), "bob".parse().unwrap());
+    let room: Channel = "room/1".parse().unwrap();
+    assert_eq!(http.members(&room, 10).await, Roll::default(), "before it is served");
+    let mut comings = hub.subscribe(tidings::Subscribe::new([Channel::presence().into()])).unwrap();
+    tokio::spawn(tidings::serve(listener, Router::new(), http.clone()));
+    let grants = GrantTemplates { subscribe: vec!["room/*".parse().unwrap()], ..GrantTemplates::default() };
+    let token =
+        NewToken { user: Some(ada.clone()), grants, ttl: Duration::from_secs(60), ..NewToken::default() };
+    let token = token.sign(&key, "tidings", tidings::Timestamp::now()).unwrap();
+    let client = Client::builder(&url).token(token.expose()).build().unwrap();
+    let mut streams =
+        [client.subscribe(Subscribe::to(["room/1"])), client.subscribe(Subscribe::to(["room/*"]))];
+    for stream in &mut streams {
+        opened(stream).await;
+    }
+    let roll = http.members(&room, 10).await;
+    assert_eq!((roll.connections, roll.users.len(), roll.truncated), (2, 1, false));
+    assert_eq!((&roll.users[0].user, roll.users[0].connections), (&ada, 2));
+    assert_eq!(http.standing(&ada).unwrap().connections, 2);
+    assert_eq!(http.standing(&bob), None);
+    let coming = timeout(PATIENCE, comings.next()).await.unwrap().unwrap();
+    let event = coming.event().unwrap();
+    assert_eq!((event.event.as_str(), event.key.as_ref().unwrap().as_str()), ("online", "ada"));
 }
 
 #[test]

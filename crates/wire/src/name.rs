@@ -70,6 +70,11 @@ impl Channel {
         Channel("$presence".into())
     }
 
+    /// The channel of what a node does: `$stats`.
+    pub fn stats() -> Channel {
+        Channel("$stats".into())
+    }
+
     /// A channel as it was written by a log, the hub's own channels included.
     ///
     /// # Errors

@@ -83,6 +83,24 @@ pub enum TagValue {
     Bool(bool),
 }
 
+impl From<&str> for TagValue {
+    fn from(text: &str) -> TagValue {
+        TagValue::Text(text.into())
+    }
+}
+
+impl From<i32> for TagValue {
+    fn from(number: i32) -> TagValue {
+        TagValue::Number(Number(number.into()))
+    }
+}
+
+impl From<bool> for TagValue {
+    fn from(value: bool) -> TagValue {
+        TagValue::Bool(value)
+    }
+}
+
 /// A finite number, in double precision.
 #[derive(Debug, Clone, Copy)]
 pub struct Number(f64);

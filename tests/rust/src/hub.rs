@@ -73,10 +73,14 @@ impl Hub {
         &self.token
     }
 
+    /// The project's own client.
+    pub fn client(&self) -> Client {
+        Client::builder(format!("http://127.0.0.1:{}", self.port)).token(&self.token).build().unwrap()
+    }
+
     /// Publishes events to one channel, all or none; answers their ids.
     pub async fn publish(&self, channel: &str, events: &[(&str, &str)]) -> Vec<String> {
-        let address = format!("http://127.0.0.1:{}", self.port);
-        let client = Client::builder(address).token(&self.token).build().unwrap();
+        let client = self.client();
         let events: Vec<_> = events
             .iter()
             .map(|(event, data)| Publish::to_channel(channel).event(*event).text(*data))
@@ -116,8 +120,8 @@ async fn serve(folder: &TempDir, port: u16) -> Child {
 
 async fn make_token(folder: &TempDir) -> String {
     let mut command = command(folder, "token");
-    let output =
-        command.args(["--sub", "ana", "--subscribe", "**", "--publish", "**"]).output().await.unwrap();
+    let grants = ["--subscribe", "**", "--presence", "**", "--publish", "**", "--publish", "$user/*"];
+    let output = command.args(["--sub", "ana"]).args(grants).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

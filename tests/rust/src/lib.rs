@@ -11,4 +11,4 @@ pub use proxy::{Ending, Proxy};
 pub use readers::{Kind, Reader, Seen};
 
 /// Long enough for the slowest machine; what is waited for comes at once.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);

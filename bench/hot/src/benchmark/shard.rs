@@ -1,8 +1,11 @@
 //! HOT 2 and HOT 3, once an event and worker, and once an event and subscriber.
 
-use tidings_hub::Say;
+use std::sync::Arc;
 
-use super::worker::{NOW, WINDOW, Worker};
+use tidings_hub::{Lens, Opening, Say, Who};
+use tidings_wire::Event;
+
+use super::worker::{NOW, WINDOW, Worker, event};
 use super::{Benchmark, Once};
 
 const SUBSCRIBERS: usize = 1000;
@@ -51,6 +54,8 @@ pub(super) const ALL: &[Benchmark] = &[
     deliver("shard: deliver, a batch of 32", 32, || {
         delivery(audience(|_| vec!["a".to_owned()], false), vec!["a".to_owned(); 32], 32 * SUBSCRIBERS)
     }),
+    // As much as "mark" and "write" together: who uses no keys and no filters pays nothing for those who do.
+    deliver("shard: deliver, beside 1,000 with keys and filters", 2, beside_choosers),
     deliver("shard: deliver, in envelopes", 1, || {
         let views = |_| vec!["a".to_owned(), "$all".to_owned()];
         delivery(audience(views, true), vec!["a".to_owned()], SUBSCRIBERS)
@@ -88,6 +93,32 @@ fn delivery(mut worker: Worker, to: Vec<String>, deliveries: usize) -> Once {
             worker.write();
         });
     })
+}
+
+/// Counts what is delivered to who chooses nothing, on a worker on which others do.
+fn beside_choosers() -> Once {
+    let mut worker = audience(|_| vec!["a".to_owned()], false);
+    for _ in 0..SUBSCRIBERS {
+        let opening =
+            Opening { lens: choosing("priority > 1 || !has(priority)"), ..worker.opening(&["b"], false) };
+        worker.shard.subscribe(opening, NOW);
+    }
+    worker.write();
+    Box::new(move |meter| {
+        worker.publish_event(Event { key: "k".parse().ok(), ..event("b") });
+        worker.shard.consume(1024);
+        worker.write();
+        worker.publish("a");
+        meter.count(SUBSCRIBERS as u64, || {
+            worker.shard.consume(1024);
+            worker.write();
+        });
+    })
+}
+
+fn choosing(filter: &str) -> Lens {
+    let user = "u".parse().ok();
+    Lens { who: Who { user, client: None }, filter: filter.parse().ok().map(Arc::new) }
 }
 
 fn nobody() -> Once {

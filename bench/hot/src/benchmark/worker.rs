@@ -38,6 +38,10 @@ impl Worker {
         publish(&self.hub, to);
     }
 
+    pub(super) fn publish_event(&self, event: Event) {
+        store(&self.hub, event);
+    }
+
     /// Writes to all who are ready, as a sweep does whose sockets take everything.
     pub(super) fn write(&mut self) {
         while let Some(id) = self.shard.next_ready() {
@@ -81,7 +85,11 @@ pub(super) fn opening(hub: &Hub, names: &[&str], envelope: bool) -> Opening {
 
 /// Stores an event and announces it, all on this thread.
 pub(super) fn publish(hub: &Hub, to: &str) {
-    drop(hub.log().append(vec![NewRecord { time: NOW, event: Arc::new(event(to)) }]));
+    store(hub, event(to));
+}
+
+fn store(hub: &Hub, event: Event) {
+    drop(hub.log().append(vec![NewRecord { time: NOW, event: Arc::new(event) }]));
 }
 
 pub(super) fn event(to: &str) -> Event {

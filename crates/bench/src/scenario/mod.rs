@@ -2,6 +2,7 @@
 
 mod connecting;
 mod delivery;
+mod featured;
 mod publishing;
 mod replay;
 mod rounds;
@@ -95,6 +96,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "1,000 channels of 60 small events a second, one viewer each",
         true,
         publishing::tokens,
+    ),
+    scenario(
+        "featured",
+        "what others' filters, presence and durable subscriptions cost who has none",
+        true,
+        featured::featured,
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! The configuration: flags beat the environment, which beats the file; all of it becomes one checked [`Config`].
 
 mod auth;
+mod redis;
 mod section;
 mod source;
 #[cfg(test)]
@@ -16,10 +17,10 @@ use std::time::Duration;
 use tidings::hub::log::{Caps, Retention};
 use tidings::server::{LimitsConfig, PresenceOptions, ServerConfig, TimeoutsConfig};
 use tidings::wire::Pattern;
-use tidings_ingest_redis::{RedisUrl, StreamName, Topic};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use auth::AuthConfig;
+pub(crate) use redis::RedisConfig;
 pub(crate) use source::{Node, Origin, Raw};
 pub(crate) use units::parse_duration;
 
@@ -42,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     /// How much of the past one stream gets at once.
     pub(crate) replay: Replay,
-    /// What is read from Redis.
+    /// Where Redis is, and what for.
     pub(crate) redis: RedisConfig,
     /// Who may do what.
     pub(crate) auth: AuthConfig,
@@ -59,6 +60,8 @@ pub(crate) struct Config {
 pub(crate) enum LogKind {
     Memory,
     Disk,
+    /// In Redis, so that many nodes are one hub.
+    Redis,
 }
 
 /// When an answered publish is on the disk.
@@ -77,17 +80,6 @@ pub(crate) enum Sync {
 pub(crate) struct Replay {
     pub(crate) bytes: u64,
     pub(crate) age: Option<Duration>,
-}
-
-/// Redis, and what is read from it.
-#[derive(Debug, Clone)]
-pub(crate) struct RedisConfig {
-    /// Where it is, if there is one.
-    pub(crate) url: Option<RedisUrl>,
-    /// Channels of Pub/Sub. `user:events`, the name that services use already.
-    pub(crate) ingest: Vec<Topic>,
-    /// Streams.
-    pub(crate) ingest_streams: Vec<StreamName>,
 }
 
 /// What the process logs, in the terms of `RUST_LOG`.
@@ -316,7 +308,8 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
     server.timeouts = read_timeouts(root.section("timeouts"), server.timeouts);
     let replay = read_replay(root.section("replay"));
     server.presence = read_presence(root.section("presence"), server.presence);
-    let redis = read_redis(root.section("redis"));
+    let log_origin = root.origin_of("log");
+    let redis = redis::read(root.section("redis"), (log == LogKind::Redis).then_some(log_origin));
     let auth = auth::read(root.section("auth"), root.section("cors"), credentials, &data_dir, server.dev);
     let retention = read_retention(&mut root, log);
     server.position_after = position_after(&retention, server.position_after);
@@ -337,25 +330,6 @@ fn read(mut root: Section<'_>, credentials: Credentials) -> Config {
         log_format,
         entries: Vec::new(),
     }
-}
-
-fn read_redis(mut section: Section<'_>) -> RedisConfig {
-    let usual = vec![Topic::Channel("user:events".to_owned())];
-    let config = RedisConfig {
-        url: section.find("url"),
-        ingest: section.get("ingest", usual.clone()),
-        ingest_streams: section.get("ingest_streams", Vec::new()),
-    };
-    // The default, as `tidings check` prints it, is no wish.
-    let wished = [("ingest", config.ingest != usual), ("ingest_streams", !config.ingest_streams.is_empty())];
-    if let Some((name, _)) = wished.into_iter().find(|(_, wished)| *wished)
-        && !section.has("url")
-    {
-        let what = format!("redis.{name} says what is read, but not from where: set redis.url");
-        section.mistake(section.origin_of(name), what);
-    }
-    section.finish();
-    config
 }
 
 fn read_presence(mut section: Section<'_>, default: PresenceOptions) -> PresenceOptions {
@@ -422,7 +396,7 @@ const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const USER_EVENTS: u64 = 1_000;
 
 /// A week by default: who was away over a weekend or a short holiday misses nothing, and a forgotten server does not
-/// fill its disk. In all 4 GiB on disk, a tenth of a small machine's; 256 MiB in memory.
+/// fill its disk. In all 4 GiB on disk, a tenth of a small machine's; 256 MiB in memory, be it that of Redis.
 fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     let mut rules = Vec::new();
     let mut default = None;
@@ -455,7 +429,8 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     });
     let bytes = match log {
         LogKind::Disk => 4 << 30,
-        LogKind::Memory => 256 << 20,
+        // Redis has all of it in memory, and so has every node.
+        LogKind::Memory | LogKind::Redis => 256 << 20,
     };
     let mut section = root.section("retention_total");
     let total = read_caps(&mut section, Caps { bytes: Some(bytes), ..Caps::default() });
@@ -505,19 +480,17 @@ fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
     }
 }
 
+const LOGS: [(&str, LogKind); 3] =
+    [("memory", LogKind::Memory), ("disk", LogKind::Disk), ("redis", LogKind::Redis)];
+
 impl Setting for LogKind {
     fn read(node: &Node) -> Result<LogKind, String> {
-        if String::read(node)? == "redis" {
-            return Err("redis is not in this version yet: use disk or memory".to_owned());
-        }
-        word(node, &[("memory", LogKind::Memory), ("disk", LogKind::Disk)])
+        word(node, &LOGS)
     }
 
     fn show(&self) -> String {
-        match self {
-            LogKind::Memory => section::quoted("memory"),
-            LogKind::Disk => section::quoted("disk"),
-        }
+        let name = LOGS.iter().find(|(_, log)| log == self).map_or("disk", |(name, _)| name);
+        section::quoted(name)
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tidings::log_redis::Ack;
 use tidings::server::BasePath;
 use tidings::wire::Pattern;
-use tidings_ingest_redis::{RedisUrl, StreamName, Topic};
+use tidings_ingest_redis::{StreamName, Topic};
 
 use super::source::{Node, Origin, Raw, Table};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
@@ -391,18 +392,7 @@ macro_rules! parsed {
     )*};
 }
 
-parsed!(BasePath, Pattern, StreamName, Topic);
-
-/// Shown without its password, and never quoted: a mistake in it may lie anywhere.
-impl Setting for RedisUrl {
-    fn read(node: &Node) -> Result<RedisUrl, String> {
-        String::read(node)?.parse().map_err(|error| format!("it can't be used: {error}"))
-    }
-
-    fn show(&self) -> String {
-        quoted(&self.to_string())
-    }
-}
+parsed!(Ack, BasePath, Pattern, StreamName, Topic);
 
 /// Something that is never shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

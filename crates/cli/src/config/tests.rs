@@ -195,7 +195,7 @@ heartbeat = 15
 drain = "soon"
 workers = 0
 dev = "yes"
-log = "redis"
+log = "disc"
 internal_listen = "localhost:1"
 [limits]
 per_user = -1
@@ -215,7 +215,7 @@ channels = "a//b"
         "tidings.toml:3: drain: \"soon\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
         "tidings.toml:4: workers: 0 lies outside of 1 to 1024",
         "tidings.toml:5: dev: expected true or false, found a text",
-        "tidings.toml:6: log: redis is not in this version yet: use disk or memory",
+        "tidings.toml:6: log: \"disc\" is none of memory, disk, redis",
         "tidings.toml:7: internal_listen: \"localhost:1\" is not an address: write IP:PORT, like 127.0.0.1:4600 or [::1]:4600 (0.0.0.0 for all)",
         "tidings.toml:9: limits.per_user: -1 is less than nothing",
         "tidings.toml:10: limits.data: \"1 megabyte\" is not a size: write a number with its unit, like 64KiB, 1MiB or 1GB",
@@ -377,11 +377,29 @@ fn mistakes_are_in_the_order_of_their_lines() {
 }
 
 #[test]
-fn a_log_that_is_not_there_yet_is_not_suggested() {
-    let found = mistakes(sources("log = \"disc\"\n", &[]));
-    assert_eq!(found, ["tidings.toml:1: log: \"disc\" is none of memory, disk"]);
+fn a_log_on_redis_has_to_be_found() {
     let found = mistakes(sources("log = \"redis\"\n", &[]));
-    assert!(found[0].contains("redis is not in this version yet"), "{found:?}");
+    assert_eq!(found, ["tidings.toml:1: log is redis, but not where Redis is: set redis.url"]);
+    let found = mistakes(sources("[redis]\nurl = \"redis://127.0.0.1\"\nack = \"aof\"\n", &[]));
+    assert_eq!(
+        found,
+        ["tidings.toml:3: redis.ack is about the log, which is not in Redis: set log = \"redis\""]
+    );
+    let sentinels = "log = \"redis\"\n[redis]\nurl = \"redis+sentinel://:canary@a,b/main\"\n";
+    let found = config(&format!("{sentinels}ack = \"wait 2\"\nname = \"shop\"\nauthority = \"ca.pem\"\n"));
+    let url = found.redis.url.as_ref().unwrap();
+    assert_eq!((url.log.to_string().contains("canary"), found.log), (false, LogKind::Redis));
+    assert_eq!((found.redis.ack.to_string(), &found.redis.name[..]), ("wait 2".to_owned(), "shop"));
+    assert!(!found.effective().contains("canary"), "{}", found.effective());
+    let found = mistakes(sources(&format!("{sentinels}ack = \"wait 0\"\n"), &[]));
+    assert!(
+        found[0].contains("redis.ack: \"wait 0\" can't be used: write master, aof, or wait"),
+        "{found:?}"
+    );
+    assert_eq!(
+        config("log = \"redis\"\n[redis]\nurl = \"redis://h\"\n").retention.total.bytes,
+        Some(256 << 20)
+    );
 }
 
 #[test]
@@ -487,6 +505,7 @@ fn every_setting_is_in_the_documentation() {
         "[cors]",
         "[[retention]]",
         "[retention_total]",
+        "[redis]",
     ];
     for section in sections {
         for name in names(section) {

@@ -3,6 +3,7 @@
 // Each test file uses its part of this.
 #![allow(dead_code, unreachable_pub)]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -203,4 +204,33 @@ impl Server {
         assert!(status.success(), "{status}\n{}", self.running.written());
         self.running.written()
     }
+}
+
+/// The first example of a page of the documentation: a script, and what the page says that it prints.
+pub fn documented(page: &str) -> (String, String) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("```sh\n").unwrap();
+    let (script, rest) = rest.split_once("```").unwrap();
+    let shown = rest.split_once("\n```\n").and_then(|(_, shown)| shown.split_once("```"));
+    (script.to_owned(), shown.map_or(String::new(), |(shown, _)| shown.to_owned()))
+}
+
+/// Runs a script of the documentation as a person would, with this binary on the path, until it ends well; what it
+/// printed.
+pub fn run_script(script: &str, dir: &Path, server: &Server) -> String {
+    let binary = Path::new(env!("CARGO_BIN_EXE_tidings")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("timeout");
+    shell.arg(PATIENCE.as_secs().to_string()).args(["bash", "-euc", script]).current_dir(dir);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            shell.env_remove(name);
+        }
+    }
+    shell.env("PATH", path).env("NO_PROXY", "127.0.0.1").env("URL", &server.url);
+    let output = run(shell.env("TIDINGS_URL", &server.url));
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}: {}\n{printed}", output.status, stderr(&output));
+    printed
 }

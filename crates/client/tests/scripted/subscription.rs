@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::server::{Request, STREAM, Server, Step, answer, stream};
 use tidings_client::{
-    Client, Closing, Error, Event, Limits, Lost, LostReason, Start, Subscribe, Subscription, Update,
+    Client, Closing, Error, Event, Limits, Lost, LostReason, Presence, Start, Subscribe, Subscription, Update,
 };
 use tokio::time::timeout;
 
@@ -15,27 +15,35 @@ fn subscribe(server: &Server) -> Subscription {
     with(server, Subscribe::to(["a"]))
 }
 
-fn with(server: &Server, subscribe: Subscribe) -> Subscription {
+pub(crate) fn with(server: &Server, subscribe: Subscribe) -> Subscription {
     let client = Client::builder(server.address()).token("canary").build().unwrap();
     client.subscribe(subscribe.retry(Duration::from_millis(1)))
 }
 
-async fn next(subscription: &mut Subscription) -> Option<Result<Update, Error>> {
+pub(crate) async fn next(subscription: &mut Subscription) -> Option<Result<Update, Error>> {
     timeout(GENEROUS, subscription.next()).await.expect("an update in time")
 }
 
-async fn update(subscription: &mut Subscription) -> Update {
+pub(crate) async fn update(subscription: &mut Subscription) -> Update {
     next(subscription).await.expect("the stream goes on").expect("without an error")
 }
 
-async fn event(subscription: &mut Subscription) -> Event {
+pub(crate) async fn event(subscription: &mut Subscription) -> Event {
     match update(subscription).await {
         Update::Event(event) => event,
         other => panic!("{other:?} is no event"),
     }
 }
 
-async fn lost(subscription: &mut Subscription) -> Lost {
+/// It says that there is nothing more to come, and says nothing more.
+pub(crate) async fn ends(subscription: &mut Subscription) {
+    assert_eq!(update(subscription).await, Update::End);
+    for _ in 0..2 {
+        assert!(next(subscription).await.is_none(), "it stays ended");
+    }
+}
+
+pub(crate) async fn lost(subscription: &mut Subscription) -> Lost {
     match update(subscription).await {
         Update::Lost(lost) => lost,
         other => panic!("{other:?} is no loss"),
@@ -113,15 +121,17 @@ async fn the_request_says_what_was_asked_for() {
         _ => answer("204 No Content", "", ""),
     })
     .await;
-    let wanted = Subscribe::to(["a/*", "b&c"]).start(Start::History(5)).envelope().only().client("me");
+    let wanted = Subscribe::to(["a/*", "b&c"]).start(Start::History(5)).envelope().only();
+    let wanted = wanted.presence().control().filter("n > 1").subscription("phone").client("me");
     let mut subscription = with(&server, wanted);
     assert_eq!(event(&mut subscription).await.data, "x");
     assert_eq!(lost(&mut subscription).await.reason, LostReason::Ended);
-    assert!(next(&mut subscription).await.is_none());
+    ends(&mut subscription).await;
     let requests = server.requests();
     assert_eq!(
         requests[0].line,
-        "GET /events?channel=a%2F*&channel=b%26c&history=5&envelope=1&only=1&client=me HTTP/1.1"
+        "GET /events?channel=a%2F*&channel=b%26c&history=5&envelope=1&only=1&presence=1&control=1\
+         &filter=n+%3E+1&subscription=phone&client=me HTTP/1.1"
     );
     assert_eq!(requests[0].header("accept"), Some("text/event-stream"));
     assert_eq!(requests[0].header("authorization"), Some("Bearer canary"));
@@ -134,12 +144,12 @@ async fn a_start_is_asked_for() {
     for (start, target, id) in [
         (Start::Now, "/events?channel=a", None),
         (Start::Earliest, "/events?channel=a&last_event_id=earliest", None),
+        (Start::Latest, "/events?channel=a&history=latest", None),
         (Start::After("7".to_owned()), "/events?channel=a", Some("7")),
     ] {
         let server = Server::start(|_, _| answer("204 No Content", "", "")).await;
         let mut subscription = with(&server, Subscribe::to(["a"]).start(start));
-        assert!(next(&mut subscription).await.is_none());
-        assert!(next(&mut subscription).await.is_none(), "it stays ended");
+        ends(&mut subscription).await;
         let requests = server.requests();
         assert_eq!(requests.len(), 1);
         assert_eq!(requests[0].line, format!("GET {target} HTTP/1.1"));
@@ -217,9 +227,40 @@ async fn a_page_that_is_no_stream_ends_it() {
 async fn an_end_ends_it() {
     let server = Server::start(|_, _| stream("event: tidings:end\ndata: {}\nid: 9\n\n")).await;
     let mut subscription = subscribe(&server);
-    assert_eq!(update(&mut subscription).await, Update::Closing(Closing::End));
-    assert!(next(&mut subscription).await.is_none());
+    ends(&mut subscription).await;
     assert_eq!((subscription.last_event_id(), server.requests().len()), ("9", 1));
+}
+
+#[tokio::test]
+async fn what_the_hub_says_between_events_is_understood() {
+    let here = r#"{"channel":"a","type":"snapshot","connections":1,"users":[{"user":"7","connections":1}]}"#;
+    let gone = r#"{"channel":"a","type":"digest","joined":[],"left":[{"user":"7"}],"connections":0}"#;
+    let blocks = [
+        ("presence", here),
+        ("presence", gone),
+        ("ping", "{}"),
+        ("position", "{}"),
+        ("skipped", r#"{"count":40}"#),
+        ("rumour", "{}"),
+    ];
+    let block = |(event, data): (&str, &str)| format!("event: tidings:{event}\ndata: {data}\nid: 5\n\n");
+    let body: String = blocks.into_iter().map(block).collect();
+    let server = Server::start(move |_, _| stream(&body)).await;
+    let mut subscription = subscribe(&server);
+    match update(&mut subscription).await {
+        Update::Presence(Presence::Snapshot(snapshot)) => assert_eq!(snapshot.users[0].user, "7"),
+        other => panic!("{other:?}"),
+    }
+    match update(&mut subscription).await {
+        Update::Presence(Presence::Digest(digest)) => assert_eq!(digest.left[0].user, "7"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(update(&mut subscription).await, Update::Skipped(40));
+    match update(&mut subscription).await {
+        Update::Control(event) => assert_eq!(event.event, "tidings:rumour"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(subscription.last_event_id(), "5");
 }
 
 #[tokio::test]
@@ -235,7 +276,7 @@ async fn silence_is_a_lost_connection() {
     assert_eq!(lost(&mut subscription).await.reason, LostReason::Silent(silence));
     assert_eq!(event(&mut subscription).await.data, "x");
     assert_eq!(lost(&mut subscription).await.reason, LostReason::Silent(silence));
-    assert!(next(&mut subscription).await.is_none());
+    ends(&mut subscription).await;
     assert_eq!(server.requests()[2].header("last-event-id"), Some("1"));
 }
 

@@ -231,7 +231,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(crate::model::schedules(512)))]
 
     /// The model is a number for each device: the newest event that it acknowledged.
     #[test]

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::TailItem;
+use super::{ReadError, Tail, TailItem};
 
 /// Takes what a log announces, on the thread that announces it.
 pub trait Sink: Send + Sync {
@@ -154,6 +154,36 @@ impl FeedTail {
         }
         drop(state);
         sink.flush();
+    }
+}
+
+impl FeedTail {
+    /// A tail that returns the past first. Both are of the same moment if the log held its lock while they were made.
+    pub fn behind(self, past: Vec<TailItem>) -> PastTail {
+        PastTail { past, feed: self }
+    }
+}
+
+/// The tail of a log that has all of its past in memory.
+#[derive(Debug)]
+pub struct PastTail {
+    past: Vec<TailItem>,
+    feed: FeedTail,
+}
+
+impl Tail for PastTail {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError> {
+        if !self.past.is_empty() {
+            return Ok(Some(mem::take(&mut self.past)));
+        }
+        Ok(self.feed.next(timeout))
+    }
+
+    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
+        if self.past.is_empty() {
+            self.feed.push_to(sink);
+        }
+        self.past.is_empty()
     }
 }
 

@@ -1,20 +1,27 @@
-//! Who has which lease, for a log that one process has for itself.
+//! Who has which lease.
 
 use std::collections::HashMap;
+use std::ops::Add;
 use std::time::{Duration, Instant};
 
 use super::{Holder, Lease};
 
-/// The leases of one log. Kept for as long as the process, which ends them all.
-#[derive(Debug, Default)]
-pub struct Leases {
-    by_name: HashMap<String, Held>,
+/// The leases of one log, counted on its clock.
+#[derive(Debug)]
+pub struct Leases<T = Instant> {
+    by_name: HashMap<String, Held<T>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Held<T> {
     lease: Lease,
-    until: Instant,
+    until: T,
+}
+
+impl<T> Default for Leases<T> {
+    fn default() -> Leases<T> {
+        Leases { by_name: HashMap::new() }
+    }
 }
 
 /// What is said to who asks for a lease.
@@ -29,9 +36,9 @@ pub enum Asked {
     },
 }
 
-impl Leases {
+impl<T: Copy + Ord + Add<Duration, Output = T>> Leases<T> {
     /// Renews a lease, or says whether it can be had.
-    pub fn ask(&mut self, name: &str, holder: Holder, for_: Duration, now: Instant) -> Asked {
+    pub fn ask(&mut self, name: &str, holder: Holder, for_: Duration, now: T) -> Asked {
         let Some(held) = self.by_name.get_mut(name) else {
             return if for_.is_zero() { Asked::Answer(None) } else { Asked::Free { last: 0 } };
         };
@@ -51,12 +58,24 @@ impl Leases {
     }
 
     /// A new lease, in the place of one that has ended.
-    pub fn begin(&mut self, lease: Lease, for_: Duration, now: Instant) {
-        self.by_name.insert(lease.name.clone(), Held { lease, until: now + for_ });
+    pub fn begin(&mut self, lease: Lease, for_: Duration, now: T) {
+        self.put_back(lease, now + for_);
+    }
+
+    /// All of them with their ends, those that have ended included, in the order of their names.
+    pub fn all(&self) -> Vec<(Lease, T)> {
+        let mut all: Vec<_> = self.by_name.values().map(|held| (held.lease.clone(), held.until)).collect();
+        all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        all
+    }
+
+    /// Puts one back, with its end.
+    pub fn put_back(&mut self, lease: Lease, until: T) {
+        self.by_name.insert(lease.name.clone(), Held { lease, until });
     }
 
     /// Whether a lease lasts.
-    pub fn lasts(&self, lease: &Lease, now: Instant) -> bool {
+    pub fn lasts(&self, lease: &Lease, now: T) -> bool {
         self.by_name.get(&lease.name).is_some_and(|held| held.lease == *lease && held.until > now)
     }
 }

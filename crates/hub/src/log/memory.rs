@@ -1,22 +1,15 @@
 //! The log that lives as long as its process.
 
-mod beside;
-mod channels;
-mod list;
-mod shelf;
-
 use std::future::ready;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
-use self::beside::{Answers, Notes};
-use self::shelf::Shelf;
 use super::{
-    AppendError, Appending, Asked, ChannelInfo, Durability, Feed, FeedTail, Holder, LEASE_NOTE, Lease,
-    Leases, Leasing, Located, Log, LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record,
-    Removal, Removing, Retention, Selection, Sink, Tail, TailItem, Terms, check_note,
+    AppendError, Appending, ChannelInfo, Durability, Feed, Holder, LEASE_NOTE, Lease, Leasing, Located, Log,
+    LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention,
+    Selection, Tail, TailItem, Terms, check_note,
 };
 use crate::{Timestamp, View};
 
@@ -34,17 +27,15 @@ pub struct MemoryLogConfig {
 /// milliseconds by a read, which looks at a bounded number of records.
 #[derive(Debug)]
 pub struct MemoryLog {
-    epoch: Epoch,
+    /// Leases are counted from here on.
+    started: Instant,
     state: Mutex<State>,
     feed: Feed,
 }
 
 #[derive(Debug)]
 struct State {
-    shelf: Shelf,
-    answers: Answers,
-    notes: Notes,
-    leases: Leases,
+    replica: Replica,
     closed: bool,
     commits: u64,
 }
@@ -52,24 +43,14 @@ struct State {
 impl MemoryLog {
     /// An empty log.
     pub fn new(config: MemoryLogConfig) -> MemoryLog {
-        let state = State {
-            shelf: Shelf::new(config.retention),
-            answers: Answers::default(),
-            notes: Notes::default(),
-            leases: Leases::default(),
-            closed: false,
-            commits: 0,
-        };
-        MemoryLog { epoch: config.epoch, state: Mutex::new(state), feed: Feed::default() }
+        let replica = Replica::new(config.epoch, config.retention);
+        let state = State { replica, closed: false, commits: 0 };
+        MemoryLog { started: Instant::now(), state: Mutex::new(state), feed: Feed::default() }
     }
 
     /// A panic inside would be a bug of this module; what is stored stays readable all the same.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn at(&self, sequence: Sequence) -> Position {
-        Position { epoch: self.epoch, sequence }
     }
 
     /// Under the lock, so that every tail has the log's order.
@@ -80,48 +61,17 @@ impl MemoryLog {
     }
 
     fn append_now(&self, batch: Vec<NewRecord>, terms: Terms) -> Result<Vec<Position>, AppendError> {
-        let Terms { once, lease, note } = terms;
-        if let Some(note) = &note {
+        if let Some(note) = &terms.note {
             check_note(&note.name, note.value.as_deref())?;
         }
         let mut state = self.lock();
         if state.closed {
             return Err(closed());
         }
-        let first = batch.first().map(|record| record.time);
-        let once = once.zip(first);
-        if let Some((once, now)) = &once
-            && let Some(answer) = state.answers.find(once, *now)
-        {
-            return answer;
-        }
-        if let Some(lease) = &lease
-            && !state.leases.lasts(lease, Instant::now())
-        {
-            return Err(AppendError::LeaseLost);
-        }
-        // Asked after that: the answer to a batch that was stored stays the same when its channel has ended since.
-        if let Some(channel) = state.shelf.ended_by_now(&batch) {
-            return Err(AppendError::Ended(channel));
-        }
-        let mut positions = Vec::with_capacity(batch.len());
         let mut items = Vec::with_capacity(batch.len());
-        for NewRecord { time, event } in batch {
-            let position;
-            if event.store {
-                position = self.at(state.shelf.push(time, event.clone()));
-                items.push(TailItem::Stored(Record { position, time, event }));
-            } else {
-                position = self.at(state.shelf.head());
-                items.push(TailItem::Ephemeral(Record { position, time, event }));
-            }
-            positions.push(position);
-        }
-        if let Some((once, _)) = &once {
-            state.answers.keep(once, positions.clone());
-        }
-        if let Some(note) = note {
-            state.notes.set(note.name, note.value);
+        let positions = state.replica.append(batch, terms, self.started.elapsed(), &mut items)?;
+        if items.is_empty() {
+            return Ok(positions);
         }
         state.commits += 1;
         self.announce(state, &items);
@@ -134,15 +84,19 @@ impl MemoryLog {
         if state.closed {
             return Err(closed());
         }
-        let now = Instant::now();
-        match state.leases.ask(name, holder, for_, now) {
-            Asked::Answer(answer) => Ok(answer),
-            Asked::Free { last } => {
-                let lease = Lease { name: name.to_owned(), holder, number: last + 1 };
-                state.leases.begin(lease.clone(), for_, now);
-                Ok(Some(lease))
-            }
-        }
+        Ok(state.replica.lease(name.to_owned(), holder, for_, self.started.elapsed()))
+    }
+
+    /// Loses all behind a record and goes on in a new epoch, for tests of what reads a log. `more` is stored before
+    /// anybody is told.
+    #[cfg(any(test, feature = "suite"))]
+    pub fn lose_behind(&self, at: Sequence, epoch: Epoch, more: Vec<NewRecord>) {
+        let mut state = self.lock();
+        state.replica.lose_behind(at, epoch);
+        let stored = state.replica.append(more, Terms::default(), self.started.elapsed(), &mut Vec::new());
+        stored.expect("nothing refuses it");
+        let through = state.replica.head().sequence;
+        self.announce(state, &[TailItem::Forked { epoch, at, through }]);
     }
 
     fn set_note_now(&self, name: String, value: Option<Vec<u8>>) -> Result<(), AppendError> {
@@ -151,7 +105,7 @@ impl MemoryLog {
         if state.closed {
             return Err(closed());
         }
-        state.notes.set(name, value);
+        state.replica.set_note(name, value);
         Ok(())
     }
 
@@ -160,9 +114,10 @@ impl MemoryLog {
         if state.closed {
             return Err(closed());
         }
-        let Some((records, through)) = state.shelf.purge(&channel) else { return Ok(0) };
-        self.announce(state, &[TailItem::Removed(Removal::Channel { channel, through })]);
-        Ok(records)
+        let mut items = Vec::new();
+        let removed = state.replica.purge(channel, &mut items);
+        self.announce(state, &items);
+        Ok(removed)
     }
 
     fn delete_now(&self, position: Position) -> Result<u64, AppendError> {
@@ -170,11 +125,10 @@ impl MemoryLog {
         if state.closed {
             return Err(closed());
         }
-        if position.epoch != self.epoch || !state.shelf.delete(position.sequence) {
-            return Ok(0);
-        }
-        self.announce(state, &[TailItem::Removed(Removal::Record(position.sequence))]);
-        Ok(1)
+        let mut items = Vec::new();
+        let removed = state.replica.delete(position, &mut items);
+        self.announce(state, &items);
+        Ok(removed)
     }
 }
 
@@ -192,7 +146,7 @@ impl Log for MemoryLog {
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.lock().notes.get(name))
+        Ok(self.lock().replica.note(name))
     }
 
     fn notes(
@@ -201,7 +155,7 @@ impl Log for MemoryLog {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        Ok(self.lock().notes.list(prefix, after, limit))
+        Ok(self.lock().replica.notes(prefix, after, limit))
     }
 
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
@@ -209,7 +163,7 @@ impl Log for MemoryLog {
     }
 
     fn ended(&self, channel: &Channel) -> Option<Sequence> {
-        self.lock().shelf.channels.ended(channel)
+        self.lock().replica.ended(channel)
     }
 
     fn keyed(
@@ -219,19 +173,13 @@ impl Log for MemoryLog {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<Record>, ReadError> {
-        Ok(self.lock().shelf.keyed(self.epoch, channel, key, after, limit))
+        Ok(self.lock().replica.keyed(channel, key, after, limit))
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
         let state = self.lock();
-        let past = state
-            .shelf
-            .whole_since(after)
-            .map(|(sequence, time, event)| {
-                TailItem::Stored(Record { position: self.at(sequence), time, event: event.clone() })
-            })
-            .collect();
-        Ok(Box::new(MemoryTail { past, feed: self.feed.tail() }))
+        let past = state.replica.past(after);
+        Ok(Box::new(self.feed.tail().behind(past)))
     }
 
     fn read(
@@ -241,31 +189,23 @@ impl Log for MemoryLog {
         limit: ReadLimit,
         now: Timestamp,
     ) -> Result<Page, ReadError> {
-        Ok(self.lock().shelf.read(self.epoch, selections, order, limit, now))
+        Ok(self.lock().replica.read(selections, order, limit, now))
     }
 
     fn newest(&self, views: &[View], count: usize, through: Sequence) -> Result<Vec<Selection>, ReadError> {
-        Ok(self.lock().shelf.newest(views, count, through))
+        Ok(self.lock().replica.newest(views, count, through))
     }
 
     fn floor(&self, views: &[View]) -> Sequence {
-        let state = self.lock();
-        views.iter().map(|view| state.shelf.channels.floor(view)).max().unwrap_or_default()
+        self.lock().replica.floor(views)
     }
 
     fn locate(&self, position: Position) -> Located {
-        if position.epoch != self.epoch {
-            return Located::Unknown;
-        }
-        if position.sequence <= self.lock().shelf.head() {
-            Located::Here(position.sequence)
-        } else {
-            Located::Ahead
-        }
+        self.lock().replica.locate(position)
     }
 
     fn head(&self) -> Position {
-        self.at(self.lock().shelf.head())
+        self.lock().replica.head()
     }
 
     fn purge(&self, channel: Channel) -> Removing {
@@ -277,9 +217,7 @@ impl Log for MemoryLog {
     }
 
     fn retain(&self, now: Timestamp) {
-        let mut state = self.lock();
-        state.shelf.retain(now);
-        state.answers.retain(now);
+        self.lock().replica.retain(now);
     }
 
     fn channels(
@@ -288,19 +226,12 @@ impl Log for MemoryLog {
         after: Option<&Channel>,
         limit: usize,
     ) -> Result<Vec<ChannelInfo>, ReadError> {
-        Ok(self.lock().shelf.channels.list(prefix, after, limit))
+        Ok(self.lock().replica.channels(prefix, after, limit))
     }
 
     fn stats(&self) -> LogStats {
         let state = self.lock();
-        LogStats {
-            records: state.shelf.records(),
-            bytes: state.shelf.bytes(),
-            channels: state.shelf.channels.kept(),
-            commits: state.commits,
-            syncs: 0,
-            trouble: None,
-        }
+        LogStats { commits: state.commits, ..state.replica.stats() }
     }
 
     fn durability(&self) -> Durability {
@@ -310,28 +241,6 @@ impl Log for MemoryLog {
     fn close(&self) {
         self.lock().closed = true;
         self.feed.close();
-    }
-}
-
-struct MemoryTail {
-    /// Copied when the tail was made; only references to the events.
-    past: Vec<TailItem>,
-    feed: FeedTail,
-}
-
-impl Tail for MemoryTail {
-    fn next(&mut self, timeout: Duration) -> Result<Option<Vec<TailItem>>, ReadError> {
-        if !self.past.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.past)));
-        }
-        Ok(self.feed.next(timeout))
-    }
-
-    fn push_to(&mut self, sink: Arc<dyn Sink>) -> bool {
-        if self.past.is_empty() {
-            self.feed.push_to(sink);
-        }
-        self.past.is_empty()
     }
 }
 

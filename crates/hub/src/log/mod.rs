@@ -1,9 +1,11 @@
 //! The log: one order for everything that is published.
 
+pub mod codec;
 mod ended;
 mod feed;
 mod leases;
 mod memory;
+pub mod replica;
 mod retention;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
@@ -18,9 +20,10 @@ use std::time::Duration;
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
 pub use ended::too_late;
-pub use feed::{Feed, FeedTail, Sink};
+pub use feed::{Feed, FeedTail, PastTail, Sink};
 pub use leases::{Asked, Leases};
 pub use memory::{MemoryLog, MemoryLogConfig};
+pub use replica::Replica;
 pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
 pub use terms::{Holder, Lease, Note, Once, Terms};
 
@@ -63,12 +66,15 @@ pub enum TailItem {
     /// Records up to the present place were purged or deleted; whoever holds copies drops them.
     Removed(Removal),
     /// From here on records have this epoch. Of the history before, all up to `at` is part of this one; whoever has
-    /// seen more has seen what is lost.
+    /// seen more has seen what is lost. What comes next is behind `through`; what lies between is in the log only. So a
+    /// log may say this with the old epoch too, when it has missed something and knows all of it now.
     Forked {
         /// The new epoch.
         epoch: Epoch,
         /// The last common record.
         at: Sequence,
+        /// The newest record.
+        through: Sequence,
     },
 }
 
@@ -184,16 +190,25 @@ pub enum Durability {
     SyncedEvery(Duration),
     /// Handed to the system.
     Unsynced,
+    /// The master of the store has it.
+    Master,
+    /// So many replicas of the store have it too.
+    Replicas(u32),
+    /// The master of the store has synced it to its append-only file.
+    AppendOnlyFile,
 }
 
 impl fmt::Display for Durability {
-    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`.
+    /// The word that is named in answers: `memory`, `always`, `100ms`, `never`, `master`, `wait 2`, `aof`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Durability::Memory => f.write_str("memory"),
             Durability::Synced => f.write_str("always"),
             Durability::SyncedEvery(every) => write!(f, "{}ms", every.as_millis()),
             Durability::Unsynced => f.write_str("never"),
+            Durability::Master => f.write_str("master"),
+            Durability::Replicas(count) => write!(f, "wait {count}"),
+            Durability::AppendOnlyFile => f.write_str("aof"),
         }
     }
 }
@@ -285,9 +300,10 @@ pub type Removing = Pin<Box<dyn Future<Output = Result<u64, AppendError>> + Send
 /// - A batch to a channel that has ended is refused, ephemeral events too; after an event with [`Event::end`] nothing
 ///   more of the same batch may go to its channels.
 /// - In a channel whose [`Caps`] say `state_only`, a record with a key goes when a newer one with the same key is
-///   stored, if that has the same targets, excludes nobody and has no `ttl` or one that is over no earlier (and if it is
-///   among the [`LOOKED_BACK`] newest ones before that). It goes from that channel; others keep it. That raises no
-///   floor: nobody is to be told that it is missing.
+///   stored that is shown to everybody who is shown the old one, by whatever filter: if that has data, the same targets
+///   and the same tags, excludes nobody and has no `ttl` or one that is over no earlier (and if the old one is among the
+///   [`LOOKED_BACK`] newest before it). It goes from that channel; others keep it. That raises no floor: nobody is to be
+///   told that it is missing.
 /// - Sequences are contiguous: the record after `n` is `n + 1`. Within a process no position is given to two events.
 /// - What was appended before a tail or a read began is seen by it, and so is the effect of a removal.
 /// - No method blocks for long but [`Log::tail`], [`Log::read`], [`Log::newest`], [`Log::floor`] with patterns,

@@ -15,7 +15,7 @@ pub struct Caps {
     pub count: Option<u64>,
     /// How many bytes of data.
     pub bytes: Option<u64>,
-    /// Whether only the newest event of each key is kept. Events without a key are kept as ever.
+    /// Whether only the newest event of each key (and set of tags) is kept. Events without a key are kept as ever.
     pub state_only: bool,
 }
 
@@ -45,7 +45,7 @@ impl Retention {
 pub const LOOKED_BACK: usize = 16;
 
 /// Whether a new record takes the place of an older one with the same key, in a channel that keeps only states: if
-/// everybody who may see the old one may see the new one, for as long at least.
+/// everybody who is shown the old one is shown the new one, whatever its filter, for as long at least.
 pub fn takes_the_place(new: (&Event, Timestamp), old: (&Event, Timestamp)) -> bool {
     let over =
         |(event, time): (&Event, Timestamp)| event.ttl.map(|ttl| time.plus(Duration::from_secs(ttl.into())));
@@ -57,12 +57,13 @@ pub fn takes_the_place(new: (&Event, Timestamp), old: (&Event, Timestamp)) -> bo
     let (to, of) = (new.0.to.channels(), old.0.to.channels());
     // Each is there once, so that as many of the same are all of them.
     let same = to == of || to.len() == of.len() && to.iter().all(|channel| of.contains(channel));
-    new.0.key == old.0.key && new.0.exclude.is_empty() && lasts && same
+    let shown = new.0.is_shown() && new.0.exclude.is_empty() && new.0.tags == old.0.tags;
+    new.0.key == old.0.key && shown && lasts && same
 }
 
 #[cfg(test)]
 mod tests {
-    use tidings_wire::{ConnectionId, Exclude};
+    use tidings_wire::{ConnectionId, Data, Exclude, TagValue, Tags};
 
     use super::*;
     use crate::log::suite::event;
@@ -87,5 +88,18 @@ mod tests {
         assert!(!takes(&lasting(u32::MAX), &plain), "it is over, and the old one would not be");
         assert!(takes(&lasting(4), &lasting(5)), "over at the same time");
         assert!(!takes(&lasting(3), &lasting(5)));
+        let tagged = |value| {
+            let tags = Tags::new([("region".into(), TagValue::Text(value))]).unwrap();
+            Event { tags, ..plain.clone() }
+        };
+        assert!(takes(&tagged("eu".into()), &tagged("eu".into())));
+        assert!(
+            !takes(&tagged("us".into()), &tagged("eu".into())),
+            "a filter may have chosen the old one only"
+        );
+        assert!(!takes(&plain, &tagged("eu".into())));
+        let end = Event { end: true, ..plain.clone() };
+        assert!(takes(&end, &plain), "it says something");
+        assert!(!takes(&Event { data: Data::Nothing, ..end }, &plain), "nobody is shown it");
     }
 }

@@ -18,8 +18,6 @@ pub(super) struct Found {
     resume: Resume,
     lens: Lens,
     bounds: Bounds,
-    /// The number of the newest event then.
-    serial: u64,
 }
 
 impl World {
@@ -62,7 +60,7 @@ impl World {
         } else {
             bounds = self.begins(at, &start, head);
         }
-        self.found[at] = Some(Found { resume, lens, bounds, serial: self.serial });
+        self.found[at] = Some(Found { resume, lens, bounds });
     }
 
     /// A client comes back with its cursor: it is owed what comes behind that, of all that it follows now.
@@ -190,7 +188,7 @@ impl World {
 
     /// A client goes to the place that was found.
     pub(super) fn open(&mut self, at: usize) {
-        let Some(Found { resume, lens, bounds, serial }) = self.found[at].take() else { return };
+        let Some(Found { resume, lens, bounds }) = self.found[at].take() else { return };
         let shard = self.dice.roll(2) as usize;
         let chunked = self.dice.once_in(2);
         let tells = Tells { end: !self.dice.once_in(4), skipped: self.dice.once_in(2) };
@@ -213,7 +211,6 @@ impl World {
         connection.expects_gap = gap.is_some();
         connection.tells_end = tells.end;
         connection.bounds = bounds;
-        connection.may_linger = self.serial - serial > 12;
         self.clients[at].changed = false;
         self.clients[at].connection = Some(connection);
     }

@@ -70,8 +70,6 @@ pub(super) struct Connection {
     pub(super) finished: bool,
     pub(super) over: bool,
     pub(super) said_end: bool,
-    /// So much came while it was on its way that it may not have noticed an end.
-    pub(super) may_linger: bool,
     /// The log is read for it.
     pub(super) reading: bool,
     /// The newest record that came over this connection.
@@ -122,7 +120,6 @@ impl Connection {
             finished: false,
             over: false,
             said_end: false,
-            may_linger: false,
             reading: false,
             newest: Sequence::START,
             expects_gap: false,

@@ -300,6 +300,7 @@ impl Client {
                 all.by_sequence.range(sequence.next()..).any(|(_, newer)| {
                     let newer = &all.known[newer];
                     takes_the_place((&newer.event, newer.time), (&known.event, known.time))
+                        && self.sees_now(&newer.event)
                 })
             };
             if gone && known.event.key.is_some() && replaced() {

@@ -418,7 +418,7 @@ impl World {
 
     fn read_one_page(&mut self) -> bool {
         let Ok(request) = self.requests.try_recv() else { return false };
-        self.saw("a page");
+        self.saw(if request.ends { "a page with what has ended" } else { "a page" });
         let page = EncodedPage::read(&*self.log, &self.key, &request);
         let _ = request.reply.send(PageAnswer { ticket: request.ticket, page });
         true
@@ -615,7 +615,7 @@ impl World {
             let reached = self.key.open(shard.cursor(connection.id).as_str()).unwrap().sequence;
             assert_eq!(reached, head, "{name}: has reached the head; {}", shard.describe(connection.id));
             let ended = client.exact().is_some_and(|channels| channels.iter().all(|c| self.has_ended(c)));
-            assert!(!ended || connection.may_linger, "{name}: its channels have ended, and it has not");
+            assert!(!ended, "{name}: its channels have ended, and it has not");
             self.nothing_is_lost(at, head);
         }
     }

@@ -269,7 +269,7 @@ fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(crate::model::schedules(2000)))]
 
     #[test]
     fn everybody_who_watches_knows_what_is_true(steps in vec(step(), 1..120)) {

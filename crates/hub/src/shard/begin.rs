@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidings_wire::{Framing, Position, Sequence};
 
-use super::{Behind, Mark, Shard};
+use super::{Behind, Losses, Mark, Shard};
 use crate::log::Selection;
 use crate::resume::{From, Resume};
 use crate::subscriber::{Lens, Membership, Own, PageState, Reading, Subscriber, Tells, Wants};
@@ -27,6 +27,7 @@ impl Shard {
             let idle =
                 Mark { from: 0, after: Sequence::START, behind: Behind::Not, queued: false, blocked: false };
             self.marks.push(idle);
+            self.losses.push(Losses::default());
             u32::try_from(self.subscribers.len() - 1).unwrap_or(u32::MAX)
         });
         let mut memberships: Vec<Membership> = Vec::with_capacity(views.len());
@@ -58,6 +59,7 @@ impl Shard {
         mark.after = self.reader.consumed();
         mark.behind = Behind::Not;
         mark.blocked = false;
+        self.losses[slot as usize] = Losses::default();
         self.stats.subscribers.store(self.len() as u64, Ordering::Relaxed);
         slot
     }
@@ -65,6 +67,8 @@ impl Shard {
     /// Sets a new subscriber to where it begins; the position that its `open` has.
     pub(super) fn begin(&mut self, slot: u32, resume: Resume) -> Position {
         let here = self.reader.consumed();
+        let lost = self.reader.common_since(resume.epoch).is_some();
+        let resume = self.since_found(resume);
         let Resume { from, gap, forgiven, ended, .. } = resume;
         self.note_ended(slot, &ended, |_| true);
         let (after, beginning) = match from {
@@ -93,7 +97,7 @@ impl Shard {
         let mark = &mut self.marks[slot as usize];
         mark.after = after;
         match in_window {
-            Some(from) if gap.is_none() && beginning.is_none() && forgiven == Sequence::START => {
+            Some(from) if !lost && gap.is_none() && beginning.is_none() && forgiven == Sequence::START => {
                 if from < self.reader.at() {
                     mark.from = from;
                     mark.behind = Behind::Many;

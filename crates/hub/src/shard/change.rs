@@ -189,6 +189,7 @@ impl Change {
             (_, true) => self.ended.asked_at,
             _ => self.ended.asked_at.min(next.ended.asked_at),
         };
+        self.ended.epoch = self.ended.epoch.min(next.ended.epoch);
         self.ended.channels.extend(next.ended.channels);
         self.add.extend(next.add);
         self.remove.extend(next.remove);

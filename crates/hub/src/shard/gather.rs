@@ -103,10 +103,16 @@ impl Shard {
     fn count_passed(&mut self, slot: usize, before: u64) {
         let count = self.passed.partition_point(|index| *index < before) as u64;
         if count > 0 {
-            ShardStats::add(&self.stats.skipped, count);
-            if let Some(subscriber) = &mut self.subscribers[slot] {
-                subscriber.passed_over(count);
-            }
+            self.passed_over(slot, count);
+        }
+    }
+
+    /// Counts what newer events with the same keys were taken for.
+    pub(super) fn passed_over(&mut self, slot: usize, count: u64) {
+        ShardStats::add(&self.stats.skipped, count);
+        self.losses[slot].skipped += count;
+        if let Some(subscriber) = &mut self.subscribers[slot] {
+            subscriber.passed_over(count);
         }
     }
 

@@ -11,6 +11,9 @@
 mod begin;
 mod change;
 mod ends;
+mod fork;
+#[cfg(test)]
+mod fork_tests;
 mod gather;
 mod plan;
 mod presence;
@@ -35,7 +38,7 @@ use crate::catch_up::{CatchUp, PageAnswer, Ticket};
 use crate::index::{Index, ViewId};
 use crate::log::Record;
 use crate::resume::Resume;
-use crate::subscriber::{Farewell, Finish, Lens, Own, PageState, Reading, Say, Subscriber, Tells, ToldGap};
+use crate::subscriber::{Farewell, Finish, Lens, Own, PageState, Say, Subscriber, Tells, ToldGap};
 use crate::window::Reader;
 use crate::{Timestamp, View};
 
@@ -156,6 +159,16 @@ struct Mark {
     blocked: bool,
 }
 
+/// What a subscriber did not get of what its views show, for statistics. Apart from the marks, which are looked at all
+/// the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// How often it was told a gap.
+    pub gaps: u64,
+    /// How many events were passed over because newer ones with the same keys came.
+    pub skipped: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behind {
     /// Up to date: it has reached whatever the shard has consumed.
@@ -217,6 +230,7 @@ pub struct Shard {
     index: Index,
     subscribers: Vec<Option<Subscriber>>,
     marks: Vec<Mark>,
+    losses: Vec<Losses>,
     free: Vec<u32>,
     generation: u32,
     ready: VecDeque<u32>,
@@ -251,6 +265,7 @@ impl Shard {
             index: Index::default(),
             subscribers: Vec::new(),
             marks: Vec::new(),
+            losses: Vec::new(),
             free: Vec::new(),
             generation: 0,
             ready: VecDeque::new(),
@@ -296,6 +311,9 @@ impl Shard {
         let oldest = self.reader.oldest();
         for _ in 0..budget {
             let Some((index, entry)) = self.reader.advance() else {
+                if self.reader.is_at_a_break() && self.leave_history() {
+                    continue;
+                }
                 if !self.reader.is_overtaken() {
                     return false;
                 }
@@ -573,15 +591,25 @@ impl Shard {
         self.subscribers[id.0 as usize].as_ref().map_or(Timestamp::default(), |s| s.id_at)
     }
 
+    /// What the subscriber did not get so far.
+    pub fn losses(&self, id: SubscriberId) -> Losses {
+        self.losses.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
     /// What a subscriber follows, a change that waits for the end of a block included.
     pub fn views(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
         let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
-        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
-        let views =
-            views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view);
         let change = subscriber.and_then(|subscriber| subscriber.change.as_deref());
         let stays = move |view: &&View| change.is_none_or(|change| !change.changes(view));
-        views.filter(stays).chain(change.into_iter().flat_map(|change| &change.add))
+        self.followed(id).filter(stays).chain(change.into_iter().flat_map(|change| &change.add))
+    }
+
+    /// What a subscriber follows by now, without a change that waits: what it was opened with and
+    /// [`Shard::next_move`] has said since.
+    pub fn followed(&self, id: SubscriberId) -> impl Iterator<Item = &View> {
+        let subscriber = self.subscribers.get(id.0 as usize).and_then(Option::as_ref);
+        let views = subscriber.into_iter().flat_map(|subscriber| &subscriber.views);
+        views.filter_map(|membership| self.index.get(membership.view)).map(|followed| &followed.view)
     }
 
     /// Whether a subscriber follows one of these views, a part of one, or more than one.
@@ -676,12 +704,9 @@ impl Shard {
         // In between, channels may have ended or begun anew: whoever follows them is told with its page of the log.
         self.index.forget_ends();
         for slot in 0..u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX) {
-            let Some(subscriber) = &mut self.subscribers[slot as usize] else { continue };
-            let mark = &mut self.marks[slot as usize];
-            if let Behind::Not = mark.behind {
-                mark.behind = Behind::Log;
-                mark.after = reached.max(subscriber.born);
-                subscriber.reading = Some(Box::new(Reading::mid_stream()));
+            let there = self.subscribers[slot as usize].is_some();
+            if there && self.marks[slot as usize].behind == Behind::Not {
+                self.read_from(slot, reached);
                 self.enqueue(slot);
             }
         }

@@ -56,7 +56,10 @@ impl Shard {
             let born = subscriber.born;
             match self.marks[slot as usize].behind {
                 Behind::Not if subscriber.wants.end && !begun => {
-                    let over = self.is_over(slot);
+                    let Some(over) = self.is_over(slot) else {
+                        self.read_from(slot, self.reader.consumed());
+                        continue;
+                    };
                     if let Some(subscriber) = &mut self.subscribers[slot as usize] {
                         subscriber.wants.end = false;
                         if over && subscriber.wants.finish == Finish::No {
@@ -107,6 +110,7 @@ impl Shard {
     /// Puts a gap among a subscriber's own bytes. The caller tells one that takes records.
     pub(super) fn tell(&mut self, slot: u32, gap: Gap, to: Position) {
         ShardStats::add(&self.stats.gaps, 1);
+        self.losses[slot as usize].gaps += 1;
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         if subscriber.records {
             return;

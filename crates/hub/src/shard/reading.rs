@@ -1,7 +1,5 @@
 //! The log, for who is behind the window: page by page, each with a look at what was removed.
 
-use std::mem;
-
 use tidings_wire::{Epoch, GapReason, Position, Sequence};
 
 use super::gather::{envelope, framed};
@@ -25,6 +23,7 @@ impl Shard {
         };
         match &reading.page {
             PageState::Failed => Some(Plan::Cut(Cut::LogFailed)),
+            PageState::Lost => Some(Plan::Cut(Cut::Overtaken)),
             PageState::Asked => Some(Plan::Reading),
             PageState::Here { page, next } if *next < page.records.len() => {
                 // An event whose first half was written is ended before anything else is said.
@@ -54,7 +53,8 @@ impl Shard {
                     reading.beginning = None;
                 }
                 let settled = reading.looked && reading.beginning.is_none() && mark.after >= reading.forgiven;
-                if settled && subscriber.offset == 0 && self.back_to_window(slot) {
+                let settled = settled && subscriber.offset == 0;
+                if settled && !self.may_have_missed_an_end(slot) && self.back_to_window(slot) {
                     return None;
                 }
                 self.ask(slot, now);
@@ -72,6 +72,15 @@ impl Shard {
         records.then_some(Plan::Told(ToldGap { reason: gap.reason, from: gap.from, to }))
     }
 
+    /// Sends a subscriber that is up to date to the log, for what comes after a place.
+    pub(super) fn read_from(&mut self, slot: u32, after: Sequence) {
+        let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
+        let mark = &mut self.marks[slot as usize];
+        mark.behind = Behind::Log;
+        mark.after = after.max(subscriber.born);
+        subscriber.reading = Some(Box::new(Reading::mid_stream()));
+    }
+
     /// Brings a subscriber back from the log to the window, if that has all that comes after.
     pub(super) fn back_to_window(&mut self, slot: u32) -> bool {
         let after = self.marks[slot as usize].after;
@@ -81,6 +90,8 @@ impl Shard {
         mark.behind = if from < self.reader.at() { Behind::Many } else { Behind::Not };
         if let Some(subscriber) = &mut self.subscribers[slot as usize] {
             subscriber.reading = None;
+            // That a channel ended meanwhile may have been told to another that follows it, with its page.
+            subscriber.wants.end = true;
             subscriber.born = subscriber.born.max(after);
             // What wasn't kept while it was away was for those who kept up.
             subscriber.live_from = self.reader.at();
@@ -90,6 +101,7 @@ impl Shard {
 
     pub(super) fn ask(&mut self, slot: u32, now: Timestamp) {
         let after = self.marks[slot as usize].after;
+        let ends = self.asks_for_ends(slot);
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let ticket = Ticket { slot, generation: subscriber.generation };
         let Some(reading) = &mut subscriber.reading else { return };
@@ -121,6 +133,7 @@ impl Shard {
             ticket,
             selections,
             through,
+            ends,
             sight,
             now,
             reply: self.reply.clone(),
@@ -132,9 +145,12 @@ impl Shard {
     pub(super) fn take_pages(&mut self) {
         while let Ok(PageAnswer { ticket, page }) = self.answers.try_recv() {
             self.asked = self.asked.saturating_sub(1);
+            let epoch = self.reader.epoch();
             let Some(subscriber) = self.holder(ticket) else { continue };
             if let Some(reading) = &mut subscriber.reading {
                 reading.page = match page {
+                    // The log has gone on in an epoch that has not come through the window yet.
+                    Ok(page) if page.epoch != epoch => PageState::Needed,
                     Ok(page) => PageState::Here { page, next: 0 },
                     Err(_) => PageState::Failed,
                 };
@@ -207,10 +223,11 @@ impl Shard {
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         if let Some(Reading { page: PageState::Here { page, .. }, .. }) = subscriber.reading.as_deref_mut() {
             let skipped = page.skipped;
-            let ended = mem::take(&mut page.ended);
-            subscriber.passed_over(skipped);
-            ShardStats::add(&self.stats.skipped, skipped);
-            self.note_ended(slot, &ended, |_| true);
+            let ended = page.ended.take();
+            self.passed_over(slot as usize, skipped);
+            if let Some(ended) = ended {
+                self.note_ended(slot, &ended, |_| true);
+            }
         }
         let Some(subscriber) = &mut self.subscribers[slot as usize] else { return };
         let Some(reading) = &mut subscriber.reading else { return };
@@ -246,6 +263,6 @@ impl Reading {
 pub(super) fn page_bytes(page: &PageState) -> usize {
     match page {
         PageState::Here { page, .. } => page.records.iter().map(|(_, encoded)| encoded.chunk().len()).sum(),
-        PageState::Needed | PageState::Asked | PageState::Failed => 0,
+        PageState::Needed | PageState::Asked | PageState::Failed | PageState::Lost => 0,
     }
 }

@@ -10,7 +10,7 @@ use tidings_wire::{Epoch, Position, Sequence};
 
 use super::{Store, signed, unsigned};
 use crate::error::{Result, StoreError};
-use crate::record::{Reader, number};
+use tidings_hub::log::codec::{Reader, put_number};
 
 pub(super) const TABLE: &str = "
     CREATE TABLE IF NOT EXISTS once (
@@ -90,7 +90,7 @@ fn encode(positions: &[Position]) -> Vec<u8> {
         if at == 0 {
             out.extend(position.epoch.0.to_le_bytes());
         }
-        number(&mut out, position.sequence.0 - before);
+        put_number(&mut out, position.sequence.0 - before);
         before = position.sequence.0;
     }
     out

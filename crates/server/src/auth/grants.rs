@@ -137,7 +137,7 @@ impl GrantTemplates {
     pub(super) fn everything() -> GrantTemplates {
         let all = |texts: &[&str]| texts.iter().map(|text| Template((*text).into())).collect();
         GrantTemplates {
-            subscribe: all(&["**", "$user/*", "$all", "$presence", "$stats", "$stats/**"]),
+            subscribe: all(&["**", "$user/*", "$all", "$presence", "$stats"]),
             publish: all(&["**", "$user/*", "$all"]),
             presence: all(&["**", "$user/*", "$all", "$presence"]),
         }

@@ -117,9 +117,10 @@ impl Identity {
     }
 
     /// Whether all channels of a pattern may be read: it lies within one grant, or is what every stream gets by
-    /// itself (what is sent to its user, and to all).
+    /// itself (what is sent to its user, and to all). What `/stats` says is for administrators as a channel (`$stats`) too.
     pub fn may_subscribe(&self, asked: &Pattern) -> bool {
-        self.is_own(asked) || self.grants.may_subscribe(asked)
+        let may_look = self.admin || asked.levels().next() != Some("$stats");
+        self.is_own(asked) || may_look && self.grants.may_subscribe(asked)
     }
 
     fn is_own(&self, asked: &Pattern) -> bool {
@@ -146,6 +147,10 @@ impl Identity {
     pub fn require_subscribe(&self, asked: &Pattern) -> Result<(), Problem> {
         if self.may_subscribe(asked) {
             return Ok(());
+        }
+        if self.grants.may_subscribe(asked) {
+            // Of what is granted, only `$stats` asks for more.
+            return self.require_admin();
         }
         self.log_refusal("subscribe", asked.as_str());
         Err(self.refusal(format!("subscribing to {:?} is not granted", asked.as_str())))
@@ -321,6 +326,14 @@ mod tests {
         assert!(admin.require_admin().is_ok());
         assert!(!admin.may_subscribe(&pattern("a").unwrap()));
         assert!(!admin.may_publish(&Channel::all()));
+        let stats = pattern("$stats").unwrap();
+        let granted =
+            || GrantTemplates { subscribe: vec!["$stats".parse().unwrap()], ..GrantTemplates::default() };
+        let service = |admin| Identity::token(None, admin, None, None, granted().resolve(None));
+        assert!(!admin.may_subscribe(&stats), "its grant is missing");
+        assert!(!service(false).may_subscribe(&stats), "it is no administrator");
+        assert!(service(false).require_subscribe(&stats).is_err());
+        assert!(service(true).require_subscribe(&stats).is_ok());
     }
 
     #[test]

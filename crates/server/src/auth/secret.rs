@@ -136,15 +136,32 @@ impl Secrets {
         if !path.exists() {
             fs::create_dir_all(dir).map_err(io_error("create", dir))?;
             let made = Secrets::random()?;
-            let stored = Stored {
-                version: 1,
-                jwt: made.jwt.expose().to_owned(),
-                cursor: URL_SAFE_NO_PAD.encode(made.cursor.0),
-            };
-            let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();
-            create_private(&path, &text).map_err(io_error("write", &path))?;
+            create_private(&path, &made.to_json()).map_err(io_error("write", &path))?;
         }
         Secrets::load(dir)
+    }
+}
+
+impl Secrets {
+    /// The same with another key for cursors, which is kept in the data directory from now on: of nodes that are one hub
+    /// all have that of the first.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn with_cursor(self, dir: &Path, cursor: [u8; 16]) -> Result<Secrets, SecretsError> {
+        if self.cursor.0 == cursor {
+            return Ok(self);
+        }
+        let secrets = Secrets { cursor: CursorSecret(cursor), ..self };
+        let path = dir.join(Secrets::FILE);
+        replace_private(&path, &secrets.to_json()).map_err(io_error("write", &path))?;
+        Ok(secrets)
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        let jwt = self.jwt.expose().to_owned();
+        let stored = Stored { version: 1, jwt, cursor: URL_SAFE_NO_PAD.encode(self.cursor.0) };
+        serde_json::to_vec_pretty(&stored).unwrap_or_default()
     }
 }
 

@@ -1,10 +1,10 @@
-//! The body of a request, read within its limits of size and time.
+//! The body of a request: what it is said to be, read within its limits of size and time.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -20,6 +20,70 @@ pub(super) fn too_large(detail: impl Into<std::borrow::Cow<'static, str>>) -> Pr
 pub(super) fn bad_json(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
     let title = "The body is not the JSON that was expected";
     Problem::new(StatusCode::BAD_REQUEST, "bad_json", title, detail)
+}
+
+/// 415 `unsupported_type`.
+pub(super) fn unsupported(detail: &'static str) -> Problem {
+    let title = "This content type is not read here";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", title, detail)
+}
+
+/// What a body is said to be.
+#[derive(Debug)]
+pub(super) struct MediaType {
+    /// The type in lower case, without parameters. Empty if nothing is said.
+    pub(super) essence: String,
+    /// Whether the parameters leave the encoding at UTF-8.
+    pub(super) utf8: bool,
+}
+
+impl MediaType {
+    /// # Errors
+    /// 415 for a body that is encoded, or a type that can't be read.
+    pub(super) fn of(headers: &HeaderMap) -> Result<MediaType, Problem> {
+        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(unsupported("a body is read as it is: send it without Content-Encoding"));
+        }
+        let said = headers.get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
+        let said = said.map_err(|_| unsupported("the Content-Type is not ASCII"))?.unwrap_or_default();
+        let (essence, parameters) = said.split_once(';').unwrap_or((said, ""));
+        Ok(MediaType { essence: essence.trim().to_ascii_lowercase(), utf8: is_utf8(parameters) })
+    }
+
+    /// Whether it is JSON. A body of which nothing is said is taken for that.
+    pub(super) fn is_json(&self) -> bool {
+        let essence = &*self.essence;
+        matches!(essence, "" | "application/json")
+            || essence.starts_with("application/") && essence.ends_with("+json")
+    }
+}
+
+/// Whether a content type's parameters leave the encoding at UTF-8.
+fn is_utf8(parameters: &str) -> bool {
+    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {
+        let value = value.trim().trim_matches('"');
+        !name.trim().eq_ignore_ascii_case("charset")
+            || value.eq_ignore_ascii_case("utf-8")
+            || value.eq_ignore_ascii_case("us-ascii")
+    })
+}
+
+/// Reads a whole body that has to be JSON, as [`whole`] does.
+pub(super) async fn json(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    idle: Duration,
+) -> Result<Bytes, Problem> {
+    let said = MediaType::of(headers)?;
+    if !said.utf8 {
+        return Err(unsupported("JSON is UTF-8"));
+    }
+    if !said.is_json() {
+        return Err(unsupported("this is read as JSON: send it as application/json"));
+    }
+    check_length(headers, limit)?;
+    whole(body, limit, idle).await
 }
 
 /// Refuses a body whose length says that it is too large, before any of it is read: who sent

@@ -33,6 +33,10 @@ struct Shown {
     bytes: u64,
     /// Its socket takes nothing just now.
     blocked: bool,
+    /// How often it was told that it lost something.
+    dropped: u64,
+    /// How many events were passed over for it, of which newer ones came.
+    skipped: u64,
     worker: usize,
 }
 
@@ -47,6 +51,8 @@ impl Shown {
             age_seconds: now.since(info.since).as_secs_f64(),
             bytes: info.bytes,
             blocked: info.blocked,
+            dropped: info.losses.gaps,
+            skipped: info.losses.skipped,
             worker: info.worker,
         }
     }

@@ -35,6 +35,7 @@ impl Collector for Snapshot {
         let Snapshot { streams, log, .. } = self;
         gauge(out, "connections", "Streams now", streams.connections as f64)?;
         gauge(out, "connections_max", "The most streams that there were at once", self.most as f64)?;
+        gauge(out, "polls", "Who waits for the answer to a poll", self.polls as f64)?;
         gauge(out, "users_online", "Users with a stream, or just gone", self.users as f64)?;
         gauge(out, "connections_blocked", "Streams whose sockets take nothing now", streams.blocked as f64)?;
         let age = streams.average_age.as_secs_f64();
@@ -44,6 +45,8 @@ impl Collector for Snapshot {
         counter(out, "delivered", "Events written, counted for each stream", streams.delivered)?;
         counter(out, "delivered_bytes", "Bytes written to streams", streams.bytes)?;
         counter(out, "gaps", "Gaps told to streams", streams.gaps)?;
+        let passed_over = "Events passed over for newer ones of the same keys, counted for each stream";
+        counter(out, "skipped", passed_over, streams.skipped)?;
         counter(out, "heartbeats", "Signs of life sent to streams", streams.heartbeats)?;
         let closed = streams.closed.iter().map(|(reason, count)| (reason.as_str(), *count));
         counters(out, "closed", "Streams that ended", "reason", closed)?;

@@ -38,6 +38,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::publish::read_publication;
 use self::routes::{Endpoint, Route};
+pub(crate) use self::stats::document as stats_document;
 use self::subscriptions::Form;
 use crate::auth::Identity;
 use crate::subscribe::asks_to_poll;

@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tidings_hub::{Hub, Present, Roll, Standing, Timestamp};
+use tidings_hub::{Hub, Present, Standing, Timestamp};
 use tidings_wire::{Pattern, UserId};
 
 use super::parameters::Parameters;
@@ -57,13 +57,7 @@ pub(super) async fn members(call: Call) -> Result<Response<Body>, Problem> {
     };
     identity.require_presence(&pattern)?;
     let limit = parameters.count("limit", USERS, MOST_USERS)?;
-    let roll = match call.app.workers() {
-        Some(workers) => {
-            let here = workers.census(&channel).await;
-            workers.door().members(&channel, here, limit)
-        }
-        None => Roll::default(),
-    };
+    let roll = call.app.members(&channel, limit).await;
     answer::document(&Members {
         channel: channel.as_str(),
         connections: roll.connections,
@@ -96,10 +90,7 @@ pub(super) async fn users(call: Call) -> Result<Response<Body>, Problem> {
     if asked.is_empty() {
         return Err(Problem::bad_request("say which \"user\", or which of them, is looked for"));
     }
-    let standings = match call.app.workers() {
-        Some(workers) => workers.door().standings(&asked),
-        None => vec![None; asked.len()],
-    };
+    let standings = call.app.standings(&asked);
     let away: BTreeSet<UserId> =
         asked.iter().zip(&standings).filter(|(_, s)| s.is_none()).map(|(user, _)| user.clone()).collect();
     let seen = match away.is_empty() {

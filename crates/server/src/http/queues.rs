@@ -1,8 +1,7 @@
 //! `POST /acks`, and `GET` and `DELETE /queues`: the durable subscriptions of a user.
 
 use axum::body::Body;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use serde::Serialize;
 use tidings_hub::durable::{Durable, DurableError};
 use tidings_hub::log::{Order, ReadLimit, Selection};
@@ -68,17 +67,7 @@ pub(super) async fn acknowledge(call: Call, body: Body) -> Result<Response<Body>
     let Call { app, parts, .. } = &call;
     Parameters::read(parts.uri.query(), &[])?;
     let identity = call.identify().await?;
-    let json = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .map_or(Some("application/json"), |value: &HeaderValue| value.to_str().ok());
-    if !json.is_some_and(|value| value.to_ascii_lowercase().starts_with("application/json")) {
-        let detail = "an acknowledgement is JSON: send it as application/json";
-        let title = "This content type is not read here";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", title, detail));
-    }
-    body::check_length(&parts.headers, BODY)?;
-    let body = body::whole(body, BODY, app.config.timeouts.body).await?;
+    let body = body::json(&parts.headers, body, BODY, app.config.timeouts.body).await?;
     let Acknowledged { subscription, id, user } = Acknowledged::read(&body).map_err(|bad| match bad {
         BadAck::Json(_) => body::bad_json(bad.to_string()),
         BadAck::UnknownField(_) => Problem::bad_request(bad.to_string()),

@@ -21,12 +21,19 @@ pub(super) async fn stats(call: Call) -> Result<Response<Body>, Problem> {
     answer::document(&Stats::of(&Snapshot::take(&call.app)))
 }
 
+/// The same as text, for the channel `$stats`.
+pub(crate) fn document(app: &App) -> serde_json::Result<String> {
+    serde_json::to_string(&Stats::of(&Snapshot::take(app)))
+}
+
 /// Everything that is counted, at one moment. What `/stats` says as JSON, `/metrics` says for Prometheus.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) streams: StreamStats,
     /// The most streams that there were at once.
     pub(super) most: usize,
+    /// Who waits for the answer to a poll.
+    pub(super) polls: usize,
     /// Users who are there.
     pub(super) users: usize,
     /// Streams that were refused, by limit.
@@ -73,6 +80,7 @@ impl Snapshot {
         Snapshot {
             streams: app.workers().map(|workers| workers.stats(Timestamp::now())).unwrap_or_default(),
             most: app.limits.most(),
+            polls: app.polls.len(),
             users: app.workers().map_or(0, |workers| workers.door().online()),
             refused: app
                 .limits
@@ -95,6 +103,8 @@ impl Snapshot {
 struct Stats<'a> {
     connections: u64,
     max_connections: usize,
+    /// Who waits for the answer to a poll, which is no connection.
+    polls: usize,
     /// Users with a stream, those in their grace time among them.
     users_online: usize,
     average_age_seconds: f64,
@@ -106,6 +116,8 @@ struct Stats<'a> {
     delivered_bytes: u64,
     /// How often a stream was told that it lost something.
     dropped: u64,
+    /// Events passed over, of which newer ones with the same keys came, counted for each stream.
+    skipped: u64,
     heartbeats: u64,
     closed: BTreeMap<&'static str, u64>,
     refused: BTreeMap<&'static str, u64>,
@@ -148,6 +160,7 @@ impl<'a> Stats<'a> {
         Stats {
             connections: streams.connections,
             max_connections: snapshot.most,
+            polls: snapshot.polls,
             users_online: snapshot.users,
             average_age_seconds: streams.average_age.as_secs_f64(),
             blocked: streams.blocked,
@@ -156,6 +169,7 @@ impl<'a> Stats<'a> {
             delivered: streams.delivered,
             delivered_bytes: streams.bytes,
             dropped: streams.gaps,
+            skipped: streams.skipped,
             heartbeats: streams.heartbeats,
             closed: streams.closed.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
             refused: snapshot.refused.iter().copied().collect(),

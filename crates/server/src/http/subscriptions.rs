@@ -3,13 +3,17 @@
 use axum::body::Body;
 use http::{Method, Response};
 use serde::Serialize;
-use tidings_hub::{Change, View};
+use tidings_hub::durable::DurableError;
+use tidings_hub::{Change, Timestamp, View};
 use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
 use super::connections::{no_such, require_own};
+use super::parameters::Parameters;
 use super::{Call, answer, body};
 use crate::auth::Identity;
+use crate::stats_channel::StatsChannel;
+use crate::stream::{Changed, TooMuch};
 use crate::subscribe::channel_pattern;
 use crate::{ConnectionFilter, Problem};
 
@@ -48,9 +52,9 @@ struct Shown {
 
 /// `POST` adds, `DELETE` takes away.
 pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Response<Body>, Problem> {
+    Parameters::read(call.parts.uri.query(), &[])?;
     let identity = call.identify().await?;
-    body::check_length(&call.parts.headers, LONGEST_BODY)?;
-    let body = body::whole(body, LONGEST_BODY, call.app.config.timeouts.body).await?;
+    let body = body::json(&call.parts.headers, body, LONGEST_BODY, call.app.config.timeouts.body).await?;
     let limit = call.app.config.limits.channels;
     let asked = Asked::read(&body, form, limit).map_err(|bad| bad.problem(form))?;
     let filter = meant(&call, &identity, &asked).await?;
@@ -61,6 +65,7 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
         if !identity.admin {
             asked.channels.iter().try_for_each(|pattern| identity.require_subscribe(pattern))?;
         }
+        StatsChannel::followed(&call.app, &views);
         Change { ended: call.app.hub.ended(&views), add: views, remove: Vec::new() }
     };
     let changed = match call.app.workers() {
@@ -70,15 +75,15 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
     if asked.connection.is_some() && changed.is_empty() {
         return Err(no_such());
     }
-    let done: Option<Vec<_>> = changed.iter().map(|one| Some((one.connection, one.from?))).collect();
-    let Some(done) = done else {
-        return Err(Problem::new(
-            http::StatusCode::CONFLICT,
-            "too_many_channels",
-            "Too many channels",
-            format!("a stream may have {limit} channels; take some away first"),
-        ));
-    };
+    note(&call, &changed).await;
+    let done: Result<Vec<_>, _> = changed.iter().map(|one| Ok((one.connection, one.from?))).collect();
+    let done = done.map_err(|too_much| {
+        let detail = match too_much {
+            TooMuch::Channels => format!("a stream may have {limit} channels; take some away first"),
+            TooMuch::Kept => DurableError::TooLong.to_string(),
+        };
+        Problem::new(http::StatusCode::CONFLICT, "too_many_channels", "Too many channels", detail)
+    })?;
     let key = call.app.hub.key();
     // Of several streams the one that is furthest on: history up to there leaves nothing out for any.
     let from = done.iter().map(|(_, from)| *from).max_by_key(|from| (from.epoch.0, from.sequence));
@@ -90,6 +95,23 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
         from: key.seal(from.unwrap_or_else(|| call.app.hub.head())).to_string(),
         connections: done.iter().map(shown).collect(),
     })
+}
+
+/// Keeps with each durable subscription whose stream was changed what that follows now. Where it can't be noted the
+/// stream goes on all the same: it asks for its channels itself when it comes back.
+async fn note(call: &Call, changed: &[Changed]) {
+    let Some(workers) = call.app.workers() else { return };
+    for Changed { connection, from, subscription } in changed {
+        let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
+        let asked = async {
+            let stream = workers.connection(*connection).await?;
+            Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
+        };
+        let noted = call.app.hub.durables().follow(user, name, asked, Timestamp::now()).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the channels of a durable subscription can't be noted");
+        }
+    }
 }
 
 /// Whose streams are meant, if the caller may change them. A connection's id alone is no right to it: it is its
@@ -134,7 +156,7 @@ impl From<BadJson> for Bad {
 impl Bad {
     fn problem(self, form: Form) -> Problem {
         match self {
-            Bad::Json(bad) => Problem::bad_request(bad.to_string()),
+            Bad::Json(bad) => body::bad_json(bad.to_string()),
             Bad::Problem(problem) => problem,
             Bad::Field(field) => {
                 let known = match form {
@@ -187,7 +209,7 @@ impl Asked {
 
     fn channel(&mut self, text: &str) -> Result<(), Bad> {
         let pattern = channel_pattern(text).map_err(Bad::Problem)?;
-        if pattern.levels().next().is_some_and(|level| level.starts_with('$') && level != "$presence") {
+        if View::from(pattern.clone()).is_implicit() {
             let detail = "what is sent to all and to its user comes on every stream by itself";
             return Err(Bad::Problem(Problem::bad_request(detail)));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mio::net::TcpStream;
-use tidings_hub::{Farewell, Timestamp, View};
+use tidings_hub::{Farewell, Losses, Timestamp, View};
 use tidings_wire::{Channel, ConnectionId, UserId};
 
 use super::holders::Holding;
@@ -189,6 +189,8 @@ pub struct ConnectionInfo {
     pub bytes: u64,
     /// Whether its socket is full just now.
     pub blocked: bool,
+    /// What it did not get of what its channels had.
+    pub losses: Losses,
     /// Which worker has it.
     pub worker: usize,
 }

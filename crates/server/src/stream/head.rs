@@ -104,14 +104,18 @@ fn stream_head(framing: Framing, cors: &HeaderMap) -> Vec<u8> {
     // nginx buffers answers unless it is told not to.
     const UNBUFFERED: (HeaderName, HeaderValue) =
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    // Or a client keeps the connection of a stream that has ended, and its next request is lost with it (RFC 9112, 9.6).
+    const LAST: (HeaderName, HeaderValue) = (CONNECTION, HeaderValue::from_static("close"));
+    const CHUNKED: (HeaderName, HeaderValue) = (TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     let (line, framed) = match framing {
-        Framing::Chunked => ("HTTP/1.1 200 OK\r\n", (TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
-        Framing::Raw => ("HTTP/1.0 200 OK\r\n", (CONNECTION, HeaderValue::from_static("close"))),
+        Framing::Chunked => ("HTTP/1.1 200 OK\r\n", Some(CHUNKED)),
+        Framing::Raw => ("HTTP/1.0 200 OK\r\n", None),
     };
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(line.as_bytes());
-    for (name, value) in [(CONTENT_TYPE, TYPE), (CACHE_CONTROL, CACHING), UNBUFFERED, framed] {
-        put_header(&mut out, &name, &value);
+    let fixed = [(CONTENT_TYPE, TYPE), (CACHE_CONTROL, CACHING), UNBUFFERED, LAST];
+    for (name, value) in fixed.iter().chain(&framed) {
+        put_header(&mut out, name, value);
     }
     out.extend_from_slice(format!("date: {}\r\n", httpdate::fmt_http_date(SystemTime::now())).as_bytes());
     put_headers(&mut out, cors);
@@ -172,6 +176,7 @@ mod tests {
             [
                 "HTTP/1.1 200 OK",
                 "cache-control: no-cache, no-store, no-transform",
+                "connection: close",
                 "content-type: text/event-stream",
                 "transfer-encoding: chunked",
                 "vary: Origin",

@@ -64,6 +64,11 @@ impl Holding {
         self.held.place.store(place, Ordering::Release);
     }
 
+    /// Whose subscription it is, and which.
+    pub(crate) fn name(&self) -> &(UserId, ClientId) {
+        &self.name
+    }
+
     /// Whether another stream has it by now.
     pub(crate) fn is_replaced(&self) -> bool {
         self.held.replaced.load(Ordering::Acquire)

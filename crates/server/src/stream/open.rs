@@ -1,6 +1,7 @@
 //! From a subscribe request to a stream that a worker can take.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -39,7 +40,7 @@ impl Admission<'_> {
 /// # Errors
 /// The bytes of the answer, after which the connection is closed.
 pub(crate) async fn open<'a>(
-    app: &'a App,
+    app: &'a Arc<App>,
     workers: &'a WorkersHandle,
     parts: &Parts,
     peer: SocketAddr,

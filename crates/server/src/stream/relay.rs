@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -34,7 +35,7 @@ const NOT_RELAYED: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, DATE, TRANSFER
 ///
 /// # Errors
 /// 503 when the workers can't be started, or there is no descriptor left.
-pub(crate) async fn relay(app: &App, parts: Parts, peer: SocketAddr) -> Result<Response<Body>, Problem> {
+pub(crate) async fn relay(app: &Arc<App>, parts: Parts, peer: SocketAddr) -> Result<Response<Body>, Problem> {
     try_relay(app, parts, peer).await.map_err(|error| {
         tracing::error!(%error, "a stream can't be relayed");
         let detail = "the server can't hold another stream just now; try again";
@@ -43,7 +44,7 @@ pub(crate) async fn relay(app: &App, parts: Parts, peer: SocketAddr) -> Result<R
     })
 }
 
-async fn try_relay(app: &App, mut parts: Parts, peer: SocketAddr) -> io::Result<Response<Body>> {
+async fn try_relay(app: &Arc<App>, mut parts: Parts, peer: SocketAddr) -> io::Result<Response<Body>> {
     app.start_workers()?;
     let Some(workers) = app.workers() else { return Err(io::ErrorKind::NotConnected.into()) };
     // Whoever serves the connection frames the body; the worker writes it to the end.

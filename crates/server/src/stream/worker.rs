@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use tidings_hub::durable;
 use tidings_hub::{Census, Change, Farewell, Info, Opening, Say, Shard, SubscriberId, Timestamp, View};
 use tidings_wire::{Channel, Event, Position};
 use tokio::sync::oneshot;
 
-use self::handle::Changed;
-pub use self::handle::{StreamStats, WorkerStats, WorkersHandle};
+pub use self::handle::{Changed, StreamStats, TooMuch, WorkerStats, WorkersHandle};
 use self::presence::Watchers;
 use super::conn::{About, CloseReason, Conn, ConnectionFilter, ConnectionInfo};
 use super::holders::{Held, Holding};
@@ -281,6 +281,7 @@ impl Worker {
                     let changed = meant.into_iter().map(|(id, connection)| Changed {
                         connection,
                         from: self.change(id, &change, limit),
+                        subscription: self.holdings.get(&id.0).map(|holding| holding.name().clone()),
                     });
                     let _ = reply.send(changed.collect());
                 }
@@ -362,15 +363,23 @@ impl Worker {
     }
 
     /// Changes what one stream follows, unless that would be too much.
-    fn change(&mut self, id: SubscriberId, change: &Change, limit: usize) -> Option<Position> {
-        let mut asked: Vec<&View> = self.shard.views(id).filter(|view| !is_implicit(view)).collect();
+    fn change(&mut self, id: SubscriberId, change: &Change, limit: usize) -> Result<Position, TooMuch> {
+        let mut asked: Vec<&View> = self.shard.views(id).filter(|view| !view.is_implicit()).collect();
         asked.retain(|view| !change.remove.contains(view));
-        let new = change.add.iter().filter(|view| !asked.contains(view)).count();
-        if asked.len() + new > limit {
-            return None;
+        for view in &change.add {
+            if !asked.contains(&view) {
+                asked.push(view);
+            }
+        }
+        if asked.len() > limit {
+            return Err(TooMuch::Channels);
+        }
+        let kept = self.holdings.contains_key(&id.0);
+        if kept && !durable::may_keep(asked.into_iter().map(View::as_str)) {
+            return Err(TooMuch::Kept);
         }
         // That it follows something else is said by `report_moves`, once it does.
-        Some(self.shard.change(id, change.clone()))
+        Ok(self.shard.change(id, change.clone()))
     }
 
     fn sweep(&mut self) -> bool {
@@ -466,7 +475,8 @@ impl Worker {
             less(&self.counters.blocked, 1);
         }
         self.unwatch(id);
-        self.door.leave(self.number, conn.permit.user(), self.shard.views(id), self.now);
+        // Of a change that still waits nobody was told.
+        self.door.leave(self.number, conn.permit.user(), self.shard.followed(id), self.now);
         self.shard.unsubscribe(id);
         if !self.holdings.is_empty() {
             self.holdings.remove(&id.0);
@@ -504,10 +514,11 @@ impl Worker {
             id: conn.id,
             user: conn.permit.user().cloned(),
             address: conn.address,
-            channels: self.shard.views(id).filter(|view| !is_implicit(view)).cloned().collect(),
+            channels: self.shard.views(id).filter(|view| !view.is_implicit()).cloned().collect(),
             since: conn.since,
             bytes: conn.bytes,
             blocked: self.shard.is_blocked(id),
+            losses: self.shard.losses(id),
             worker: self.number,
         }
     }
@@ -517,12 +528,6 @@ impl Worker {
 fn found(conns: &mut [Option<Conn>], key: Key) -> Option<(SubscriberId, &mut Conn)> {
     let conn = conns.get_mut(key.slot as usize)?.as_mut()?;
     (conn.generation == key.generation).then_some((SubscriberId(key.slot), conn))
-}
-
-/// Whether a view is one that every stream of its kind has: the broadcasts, the user's own events.
-fn is_implicit(view: &View) -> bool {
-    let name = view.as_str();
-    name == "$all" || name.starts_with("$user/")
 }
 
 /// Reads and forgets what a client sends on its stream; why it is closed, if it is.

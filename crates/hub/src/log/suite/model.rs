@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
+use tidings_wire::{Channel, Data, Epoch, Event, Key, Position, Sequence};
 
 use crate::log::{
     Caps, ChannelInfo, LOOKED_BACK, NewRecord, Order, ReadLimit, Record, Removal, Retention, Selection,
@@ -90,14 +90,15 @@ impl Model {
             targets
         };
         for channel in new.to.channels() {
-            if !self.retention.caps(channel).state_only || !new.exclude.is_empty() {
+            let silent = new.data == Data::Nothing || !new.exclude.is_empty();
+            if !self.retention.caps(channel).state_only || silent {
                 continue;
             }
             let old: Vec<Sequence> = self
                 .keyed(channel, key)
                 .skip(1)
                 .take(LOOKED_BACK)
-                .filter(|old| sorted(&old.event) == sorted(new))
+                .filter(|old| sorted(&old.event) == sorted(new) && old.event.tags == new.tags)
                 .filter(|old| over(new, time) >= over(&old.event, old.time))
                 .map(|old| old.position.sequence)
                 .collect();

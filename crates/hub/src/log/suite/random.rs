@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use tidings_wire::{ConnectionId, Epoch, Key, Position, Sequence};
+use tidings_wire::{ConnectionId, Data, Epoch, Key, Position, Sequence, TagValue, Tags};
 
 use super::model::Model;
 use super::{Logs, at, channel, event, read_all, view, wait};
@@ -65,6 +65,7 @@ struct Fresh {
     key: Option<usize>,
     end: bool,
     excludes: bool,
+    tagged: bool,
 }
 
 fn fresh() -> impl Strategy<Value = Fresh> {
@@ -75,9 +76,10 @@ fn fresh() -> impl Strategy<Value = Fresh> {
         2 => prop::sample::select(vec![vec![1, 3], vec![3, 1], vec![0, 1, 2]]),
     ];
     let said = (0..40_usize, prop::option::weighted(0.2, 0..6_u32), prop::bool::weighted(0.9));
-    let chosen_by =
-        (prop::option::weighted(0.5, 0..KEYS), prop::bool::weighted(0.02), prop::bool::weighted(0.1));
-    (targets, said, chosen_by).prop_map(|(targets, (size, ttl, store), (key, end, excludes))| Fresh {
+    let key = prop::option::weighted(0.5, 0..KEYS);
+    let chosen_by = (key, prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    let fresh = (targets, said, prop::bool::weighted(0.02), chosen_by);
+    fresh.prop_map(|(targets, (size, ttl, store), end, (key, excludes, tagged))| Fresh {
         targets,
         size,
         ttl,
@@ -85,6 +87,7 @@ fn fresh() -> impl Strategy<Value = Fresh> {
         key,
         end,
         excludes,
+        tagged,
     })
 }
 
@@ -131,12 +134,13 @@ fn retention() -> impl Strategy<Value = Retention> {
         .prop_map(|(rules, default, total)| Retention { rules, default, total })
 }
 
-/// Runs many schedules, each on a log of its own.
+/// Runs many schedules, each on a log of its own: 300, or `TIDINGS_LOG_SCHEDULES`.
 ///
 /// # Panics
 /// When the log and the model disagree.
 pub fn run<L: Logs>(factory: &mut dyn FnMut() -> L) {
-    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let cases = std::env::var("TIDINGS_LOG_SCHEDULES").map_or(300, |count| count.parse().expect("a number"));
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let factory = std::cell::RefCell::new(factory);
     let result = TestRunner::new(config).run(
         &(retention(), prop::collection::vec(step(), 1..120)),
@@ -275,6 +279,12 @@ impl<'a, L: Logs> Run<'a, L> {
         event.store = fresh.store;
         event.key = fresh.key.map(|key| self.key(key));
         event.end = fresh.end;
+        if fresh.end && fresh.size == 0 {
+            event.data = Data::Nothing;
+        }
+        if fresh.tagged {
+            event.tags = Tags::new([("tagged".into(), TagValue::Bool(true))]).expect("good tags");
+        }
         event.exclude.connection = fresh.excludes.then_some(ConnectionId(1));
         at(self.now, event)
     }

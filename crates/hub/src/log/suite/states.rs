@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidings_wire::{Data, Event, Exclude, Position, Sequence};
+use tidings_wire::{Data, Event, Exclude, Position, Sequence, TagValue, Tags};
 
 use super::cases::{age, bytes, count, default, key, next, stored, unlimited};
 use super::{Logs, append, append_all, at, channel, event, found, from, view, wait};
@@ -306,6 +306,18 @@ pub fn a_state_that_somebody_would_miss_stays(logs: &mut dyn Logs) {
     append(&*log, 5_000, state(&["b", "a"], "x", "1"));
     assert_eq!(kept(), [3, 7], "for everybody and for ever");
     assert_eq!(found(&*log, &[from("b", 0)], Order::Oldest), [7]);
+    let tagged = |region: &str| {
+        let tag = ("region".into(), TagValue::Text(region.into()));
+        Event { tags: Tags::new([tag]).expect("good tags"), ..state(&["b", "a"], "x", "1") }
+    };
+    append(&*log, 6_000, tagged("eu"));
+    append(&*log, 6_000, tagged("us"));
+    assert_eq!(kept(), [3, 7, 8, 9], "a filter may choose any of them");
+    append(&*log, 6_000, tagged("eu"));
+    append(&*log, 6_000, state(&["b", "a"], "x", "1"));
+    assert_eq!(kept(), [3, 9, 10, 11], "each the newest with its tags");
+    append(&*log, 7_000, Event { key: Some(key("x")), ..end(&["a", "b"]) });
+    assert_eq!(kept(), [3, 9, 10, 11, 12], "an end that says nothing is no state");
 }
 
 pub fn states_of_other_targets_are_looked_at_up_to_a_limit(logs: &mut dyn Logs) {

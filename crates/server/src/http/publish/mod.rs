@@ -4,13 +4,14 @@ mod lines;
 mod once;
 
 use axum::body::Body;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::EXPECT;
+use http::{HeaderMap, Response};
 use tidings_hub::log::Durability;
 use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::publication::{self, BadEvent, Draft, IdempotencyKey, Keyed, Publication, Rules};
 use tidings_wire::{Data, Event};
 
+use super::body::{MediaType, unsupported};
 use super::{Call, answer, body, log};
 use crate::auth::Identity;
 use crate::route::is_lines;
@@ -173,14 +174,8 @@ fn asked<'a>(query: Option<&str>, rules: &'a Rules) -> Result<(Option<Draft<'a>>
 
 /// What the body is to be read as.
 fn form(headers: &HeaderMap, has_target: bool) -> Result<Form, Problem> {
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(unsupported("a body is read as it is: send it without Content-Encoding"));
-    }
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
-    let content_type = content_type.map_err(|_| unsupported("the Content-Type is not ASCII"))?;
-    let (essence, parameters) =
-        content_type.unwrap_or_default().split_once(';').unwrap_or((content_type.unwrap_or_default(), ""));
-    let essence = essence.trim().to_ascii_lowercase();
+    let said = MediaType::of(headers)?;
+    let essence = said.essence.as_str();
     let lines = is_lines(essence.as_bytes());
     match (lines, has_target) {
         (true, true) => {
@@ -191,13 +186,12 @@ fn form(headers: &HeaderMap, has_target: bool) -> Result<Form, Problem> {
         (false, true) => return Ok(Form::Data),
         _ => {}
     }
-    if !is_utf8(parameters) {
+    if !said.utf8 {
         return Err(unsupported("JSON is UTF-8"));
     }
-    match &*essence {
+    match essence {
         _ if lines => Ok(Form::Lines),
-        "" | "application/json" => Ok(Form::Json),
-        essence if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Form::Json),
+        _ if said.is_json() => Ok(Form::Json),
         "application/x-www-form-urlencoded" => Err(unsupported(
             "this is not a form: send JSON with -H \"Content-Type: application/json\", or the data alone to /publish?channel=…",
         )),
@@ -205,25 +199,6 @@ fn form(headers: &HeaderMap, has_target: bool) -> Result<Form, Problem> {
             "send application/json or application/x-ndjson, or the data alone to /publish?channel=…",
         )),
     }
-}
-
-/// Whether a content type's parameters leave the encoding at UTF-8.
-fn is_utf8(parameters: &str) -> bool {
-    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {
-        let value = value.trim().trim_matches('"');
-        !name.trim().eq_ignore_ascii_case("charset")
-            || value.eq_ignore_ascii_case("utf-8")
-            || value.eq_ignore_ascii_case("us-ascii")
-    })
-}
-
-fn unsupported(detail: &'static str) -> Problem {
-    Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_type",
-        "This content type can't be published",
-        detail,
-    )
 }
 
 /// The event of a query and a body that is its data as it stands.

@@ -187,3 +187,55 @@ async fn what_was_done_is_counted() {
     }
     server.app.begin_drain();
 }
+
+#[tokio::test]
+async fn what_a_node_does_is_said_each_second_to_administrators_who_follow_it() {
+    let (server, address) = listening_with(ServerConfig::default(), access_with(&["**", "$stats"])).await;
+    let (ann, admin) = (token(Some("ann"), false), token(None, true));
+    for refused in ["/events?channel=$stats", "/history?channel=$stats", "/events?poll=1&channel=$stats"] {
+        let problem = server.as_who(&ann, "GET", refused).await.problem(403);
+        assert!(problem["detail"].as_str().unwrap().contains("administrators"), "{problem}");
+    }
+    let mut stream = Stream::open(address, &format!("channel=a&token={admin}")).await;
+    let add = format!("{{\"connection\":\"{}\",\"channels\":[\"$stats\"]}}", stream.connection);
+    let add = |token: &str| {
+        let mut add = request("POST", "/subscriptions", add.clone().into());
+        add.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        server.send(add)
+    };
+    add(&ann).await.problem(404);
+    add(&admin).await.ok();
+    stream.read_until("event: stats\ndata: {").await;
+    stream.read_until("\"draining\":false}\n").await;
+    let data = stream.text.split("event: stats\ndata: ").nth(1).unwrap().lines().next().unwrap();
+    let said: Value = serde_json::from_str(data).unwrap();
+    assert_eq!((&said["connections"], &said["polls"], &said["delivered"]), (&1.into(), &0.into(), &0.into()));
+    let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let stats = server.as_who(&admin, "GET", "/stats").await.ok();
+    assert_eq!(fields(&said), fields(&stats), "the same as there");
+    stream.read_until("\"delivered\":1,").await;
+
+    // It is not kept, and a poll that waits gets it too.
+    assert_eq!(server.app.hub.head().sequence.0, 0);
+    let place = server.as_who(&admin, "GET", "/events?poll=1&channel=$stats").await.ok();
+    let after = place["last_event_id"].as_str().unwrap();
+    let target = format!("/events?poll=1&channel=$stats&last_event_id={after}");
+    let polled = server.as_who(&admin, "GET", &target).await.ok();
+    assert_eq!(
+        (&polled["events"][0]["event"], &polled["events"][0]["data"]["polls"]),
+        (&"stats".into(), &1.into())
+    );
+
+    // Nothing is said while nobody follows it.
+    drop(stream);
+    let said = || server.app.hub.stats().published.load(std::sync::atomic::Ordering::Relaxed);
+    let mut before = said();
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        match said() {
+            now if now == before => break,
+            now => before = now,
+        }
+    }
+    server.app.begin_drain();
+}

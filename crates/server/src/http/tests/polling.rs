@@ -55,6 +55,10 @@ async fn a_newcomer_gets_a_place_and_then_what_comes_after_it() {
     let waits = poll(&server, &format!("channel=a&last_event_id={}", after(&first)));
     until_waiting(&server, 1).await;
     assert_eq!(server.app.limits.open(), 1, "it is counted while it waits");
+    let stats = server.get("/stats").await.ok();
+    assert_eq!((&stats["polls"], &stats["connections"]), (&json!(1), &json!(0)));
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.text().lines().any(|line| line == "tidings_polls 1.0"), "{}", metrics.text());
     server.publish(r#"{"channel":"elsewhere","data":1}"#).await;
     let id = server.publish(r#"{"channel":"a","event":"paid","data":{"n":1.0}}"#).await;
     let answer = waits.await.unwrap();

@@ -330,3 +330,50 @@ async fn a_stop_sends_nobody_offline() {
     let history = server.as_who(&of("x"), "GET", "/history?channel=$presence").await.ok();
     assert_eq!(history["events"].as_array().unwrap().len(), 1, "{history}");
 }
+
+/// A stream that reads nothing is in the middle of an event, so that a change of its channels waits for the end of that.
+#[tokio::test]
+async fn a_stream_that_ends_before_its_change_was_carried_out_leaves_what_it_followed() {
+    let (server, address) = started(NEVER, &["**"]).await;
+    let admin = token(None, true);
+    let query = format!("channel=room&presence=1&token={}", of("ann"));
+    let mut watcher = Stream::open(address, &query).await;
+    for (method, channels, followers) in
+        [("POST", "channel=big", 1), ("DELETE", "channel=big&channel=room", 2)]
+    {
+        let bob = Stream::open(address, &format!("{channels}&token={}", of("bob"))).await;
+        // More than the buffers of two sockets take.
+        for _ in 0..16 {
+            let mut large = request("POST", "/publish?channel=big", "x".repeat(1 << 20).into());
+            large.headers_mut().insert("authorization", format!("Bearer {admin}").parse().unwrap());
+            server.send(large).await.ok();
+        }
+        let its = format!("/connections/{}", bob.connection);
+        while server.as_who(&admin, "GET", &its).await.ok()["blocked"] != true {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(in_the_room(&server, &admin).await, followers);
+        let change = json!({"connection": bob.connection, "channels": ["room"]});
+        let mut change = request(method, "/subscriptions", change.to_string().into());
+        change.headers_mut().insert("authorization", format!("Bearer {admin}").parse().unwrap());
+        server.send(change).await.ok();
+        assert_eq!(in_the_room(&server, &admin).await, followers, "it waits");
+        drop(bob);
+        while server.as_who(&admin, "GET", &its).await.status != 404 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let cid = Stream::open(address, &format!("channel=room&token={}", of(method))).await;
+        let joined = |data: &Value| users(&data["joined"]).contains(&method);
+        let digest = watcher.presence(|data| data["type"] == "digest" && joined(data)).await;
+        assert_eq!(digest["connections"], 2, "{method}: the watcher and the newcomer: {digest}");
+        drop(cid);
+        watcher.presence(|data| data["type"] == "digest" && data["connections"] == 1).await;
+    }
+    server.app.begin_drain();
+}
+
+/// How many streams follow the room, as the workers count them.
+async fn in_the_room(server: &Server, admin: &str) -> u64 {
+    let granted = server.as_who(admin, "GET", "/presence?channel=room").await.ok();
+    granted["connections"].as_u64().unwrap()
+}

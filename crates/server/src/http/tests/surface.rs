@@ -95,6 +95,46 @@ async fn what_is_described_of_a_query_is_what_is_known() {
 }
 
 #[tokio::test]
+async fn every_json_body_is_read_alike() {
+    let server = Server::new();
+    for (method, path) in [
+        ("POST", "/publish"),
+        ("POST", "/acks"),
+        ("POST", "/subscriptions"),
+        ("DELETE", "/subscriptions"),
+        ("POST", "/subscribe"),
+        ("DELETE", "/subscribe"),
+    ] {
+        let send = async |header: &'static str, value: &str, body: &'static str| {
+            let mut request = request(method, path, Body::from(body));
+            if !header.is_empty() {
+                request.headers_mut().insert(header, value.parse().unwrap());
+            }
+            server.send(request).await
+        };
+        for bad in ["", "{", "[", "x", "{]", "\u{feff}{}"] {
+            let problem = send("", "", bad).await.problem(400);
+            assert_eq!(problem["type"], "urn:tidings:problem:bad_json", "{method} {path} {bad}: {problem}");
+        }
+        for good in ["application/json", "Application/JSON; charset=UTF-8", "application/vnd.x+json"] {
+            let problem = send("content-type", good, "{}").await.problem(400);
+            assert_ne!(problem["type"], "urn:tidings:problem:bad_json", "{method} {path} {good}: {problem}");
+        }
+        for (header, value) in [
+            ("content-type", "text/plain"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("content-type", "application/json; charset=latin1"),
+            ("content-encoding", "gzip"),
+        ] {
+            let problem = send(header, value, "{}").await.problem(415);
+            assert_eq!(problem["type"], "urn:tidings:problem:unsupported_type", "{method} {path} {value}");
+        }
+        let answer = server.send(request(method, &format!("{path}?x=1"), Body::from("{}"))).await;
+        answer.problem(400);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_said_with_what_is() {
     let server = Server::new();
     server.get("/nothing").await.problem(404);

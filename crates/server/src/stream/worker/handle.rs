@@ -23,12 +23,23 @@ use crate::stream::sweep::Slice;
 use crate::stream::timers::{Spans, Tick, Wheel};
 
 /// One stream whose channels were to be changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// Which one.
     pub connection: ConnectionId,
-    /// From where on it is shown what was added. None if it would have had too many channels, and was left as it is.
-    pub from: Option<Position>,
+    /// From where on it is shown what was added, unless it was left as it is.
+    pub from: Result<Position, TooMuch>,
+    /// The durable subscription that it has.
+    pub subscription: Option<(UserId, ClientId)>,
+}
+
+/// Why a stream's channels were not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooMuch {
+    /// It would have had too many.
+    Channels,
+    /// They would have been longer than what is kept of a durable subscription.
+    Kept,
 }
 
 /// The workers as the rest of the server sees them. Dropping it ends them, and what streams are left.
@@ -66,6 +77,8 @@ pub struct StreamStats {
     pub bytes: u64,
     /// Gaps told since the start.
     pub gaps: u64,
+    /// Events passed over since the start because newer ones with the same keys came, counted for each stream.
+    pub skipped: u64,
     /// Signs of life since the start.
     pub heartbeats: u64,
     /// Streams that ended since the start, by reason.
@@ -221,6 +234,7 @@ impl WorkersHandle {
             all.delivered += worker.delivered;
             all.bytes += worker.bytes;
             all.gaps += get(&shard.gaps);
+            all.skipped += get(&shard.skipped);
             all.blocked += get(&counters.blocked);
             all.heartbeats += get(&counters.heartbeats);
             for (sum, count) in all.closed.iter_mut().zip(&counters.closed) {

@@ -1,4 +1,4 @@
-//! What a log in memory keeps beside its records: notes, and what was stored under idempotency keys.
+//! What a replica keeps beside its records: notes, and what was stored under idempotency keys.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -48,6 +48,19 @@ impl Answers {
             self.until.remove(&(old.until, once.key));
         }
         self.until.insert((once.until, once.key));
+    }
+
+    /// Those that are remembered, in the order in which they may be forgotten.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (Once, &[Position])> {
+        self.until.iter().filter_map(|(until, key)| {
+            let answer = self.by_key.get(key)?;
+            Some((Once { key: *key, body: answer.body, until: *until }, &answer.positions[..]))
+        })
+    }
+
+    /// Whether the time of any is over.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.until.first().is_some_and(|(until, _)| *until <= now)
     }
 
     /// Forgets those whose time is over.

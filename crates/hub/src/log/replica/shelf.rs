@@ -1,4 +1,4 @@
-//! The records of a log in memory, in their order.
+//! The records of a replica, in their order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -34,6 +34,8 @@ pub(super) struct Shelf {
 #[derive(Debug)]
 struct Slot {
     sequence: Sequence,
+    /// That of when it was stored, which may be an older one than the present.
+    epoch: Epoch,
     time: Timestamp,
     /// How many channels have it. With none it is a hole.
     holders: u32,
@@ -41,6 +43,14 @@ struct Slot {
 }
 
 impl Slot {
+    fn position(&self) -> Position {
+        Position { epoch: self.epoch, sequence: self.sequence }
+    }
+
+    fn record(&self) -> Option<Record> {
+        Some(Record { position: self.position(), time: self.time, event: self.event.clone()? })
+    }
+
     fn expired(&self, now: Timestamp) -> bool {
         self.event.as_ref().is_none_or(|event| expired(event, self.time, now))
     }
@@ -60,6 +70,63 @@ impl Shelf {
             total: retention.total,
             channels: Channels::new(retention),
         }
+    }
+
+    pub(super) fn retention(&self) -> &Retention {
+        self.channels.retention()
+    }
+
+    /// Keeps by other rules, and removes what they don't allow.
+    pub(super) fn set_retention(&mut self, retention: Retention, now: Timestamp) {
+        self.total = retention.total;
+        self.channels.set_retention(retention);
+        let known: Vec<Channel> = self.channels.known().cloned().collect();
+        for channel in known {
+            while self.channels.get(&channel).is_some_and(ChannelState::over) {
+                self.drop_oldest_of(&channel, now);
+            }
+            let oldest = self.channels.get(&channel).and_then(|state| state.records.oldest());
+            if let Some(time) = oldest.and_then(|oldest| self.slot(oldest)).map(|slot| slot.time) {
+                self.channels.oldest_is(&channel, time);
+            }
+        }
+        self.enforce_total(now);
+    }
+
+    /// Whether anything may be too old at `now`.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        let total =
+            self.total.age.zip(self.slots.front()).is_some_and(|(age, slot)| slot.time.plus(age) <= now);
+        total || self.channels.is_due(now)
+    }
+
+    /// All records, in their order.
+    pub(super) fn all(&self) -> impl Iterator<Item = Record> {
+        self.slots.iter().filter_map(Slot::record)
+    }
+
+    /// Puts a record, the newest of all, where it was, in all its channels but those that lost it.
+    pub(super) fn put_back(&mut self, position: Position, time: Timestamp, event: Arc<Event>, lost: &[u8]) {
+        let Position { epoch, sequence } = position;
+        let bytes = event.data.as_str().len();
+        let mut holders = 0;
+        for (at, channel) in (0_u8..).zip(event.to.channels()) {
+            if lost.contains(&at) {
+                continue;
+            }
+            holders += 1;
+            self.channels.push(channel, sequence, bytes, time, event.key.as_ref());
+            if event.end {
+                self.channels.end(channel, sequence);
+            }
+        }
+        self.records += 1;
+        self.bytes += bytes as u64;
+        self.slots.push_back(Slot { sequence, epoch, time, holders, event: Some(event) });
+    }
+
+    pub(super) fn set_head(&mut self, head: Sequence) {
+        self.head = head;
     }
 
     pub(super) fn head(&self) -> Sequence {
@@ -84,7 +151,7 @@ impl Shelf {
     }
 
     /// Adds a record, then removes what the caps by count and bytes don't allow any more.
-    pub(super) fn push(&mut self, time: Timestamp, event: Arc<Event>) -> Sequence {
+    pub(super) fn push(&mut self, epoch: Epoch, time: Timestamp, event: Arc<Event>) -> Sequence {
         let sequence = self.head.next();
         self.head = sequence;
         let bytes = event.data.as_str().len();
@@ -93,7 +160,7 @@ impl Shelf {
         let keyed = event.key.is_some().then(|| event.clone());
         let key = keyed.as_ref().and_then(|event| event.key.as_ref());
         let holders = u32::try_from(targets.channels().len()).unwrap_or(u32::MAX);
-        self.slots.push_back(Slot { sequence, time, holders, event: Some(event) });
+        self.slots.push_back(Slot { sequence, epoch, time, holders, event: Some(event) });
         self.records += 1;
         self.bytes += bytes as u64;
         for channel in targets.channels() {
@@ -113,14 +180,18 @@ impl Shelf {
                 over = self.channels.get(channel).is_some_and(ChannelState::over);
             }
         }
+        self.enforce_total(time);
+        sequence
+    }
+
+    fn enforce_total(&mut self, now: Timestamp) {
         while self.total.count.is_some_and(|cap| self.records > cap)
             || self.total.bytes.is_some_and(|cap| self.bytes > cap)
         {
-            if !self.drop_oldest(time) {
+            if !self.drop_oldest(now) {
                 break;
             }
         }
-        sequence
     }
 
     /// Removes what is too old at `now`.
@@ -159,8 +230,11 @@ impl Shelf {
     }
 
     /// Removes one record from all its channels. Nothing is raised: nobody is to be told that it is missing.
-    pub(super) fn delete(&mut self, sequence: Sequence) -> bool {
-        let Some(slot) = self.slot(sequence) else { return false };
+    pub(super) fn delete(&mut self, position: Position) -> bool {
+        let sequence = position.sequence;
+        let Some(slot) = self.slot(sequence).filter(|slot| slot.epoch == position.epoch) else {
+            return false;
+        };
         let Some(event) = slot.event.clone() else { return false };
         for channel in event.to.channels() {
             self.channels.take_out(channel, sequence, event.key.as_ref());
@@ -263,10 +337,7 @@ impl Shelf {
     }
 
     /// The newest records without a hole, each still in all its channels, after one place.
-    pub(super) fn whole_since(
-        &self,
-        after: Sequence,
-    ) -> impl Iterator<Item = (Sequence, Timestamp, &Arc<Event>)> {
+    pub(super) fn whole_since(&self, after: Sequence) -> impl Iterator<Item = Record> {
         let mut expected = self.head;
         let whole = self
             .slots
@@ -283,15 +354,12 @@ impl Shelf {
                 whole
             })
             .count();
-        self.slots
-            .range(self.slots.len() - whole..)
-            .filter_map(|slot| Some((slot.sequence, slot.time, slot.event.as_ref()?)))
+        self.slots.range(self.slots.len() - whole..).filter_map(Slot::record)
     }
 
     /// One page of the selected records.
     pub(super) fn read(
         &self,
-        epoch: Epoch,
         selections: &[Selection],
         order: Order,
         limit: ReadLimit,
@@ -305,7 +373,7 @@ impl Shelf {
             .map(|(floor, _)| floor)
             .max()
             .unwrap_or_default();
-        let mut page = Filling { epoch, limit, now, records: Vec::new(), bytes: 0, looked: 0, last: None };
+        let mut page = Filling { limit, now, records: Vec::new(), bytes: 0, looked: 0, last: None };
         let complete = match self.channels_of(selections) {
             Some(channels) => self.read_merged(&channels, through, order, &mut page),
             None => self.read_all(selections, through, order, &mut page),
@@ -418,24 +486,13 @@ impl Shelf {
     }
 
     /// The newest records of a channel with a key.
-    pub(super) fn keyed(
-        &self,
-        epoch: Epoch,
-        channel: &Channel,
-        key: &Key,
-        after: Sequence,
-        limit: usize,
-    ) -> Vec<Record> {
+    pub(super) fn keyed(&self, channel: &Channel, key: &Key, after: Sequence, limit: usize) -> Vec<Record> {
         let Some(state) = self.channels.get(channel) else { return Vec::new() };
         state
             .keyed(key)
             .take_while(|sequence| *sequence > after)
             .take(limit)
-            .filter_map(|sequence| {
-                let slot = self.slot(sequence)?;
-                let position = Position { epoch, sequence };
-                Some(Record { position, time: slot.time, event: slot.event.clone()? })
-            })
+            .filter_map(|sequence| self.slot(sequence)?.record())
             .collect()
     }
 
@@ -457,7 +514,6 @@ impl Shelf {
 
 /// A page while it is filled.
 struct Filling {
-    epoch: Epoch,
     limit: ReadLimit,
     now: Timestamp,
     records: Vec<Record>,
@@ -483,11 +539,7 @@ impl Filling {
                 return false;
             }
             self.bytes = bytes;
-            self.records.push(Record {
-                position: Position { epoch: self.epoch, sequence: slot.sequence },
-                time: slot.time,
-                event: event.clone(),
-            });
+            self.records.push(Record { position: slot.position(), time: slot.time, event: event.clone() });
         }
         self.looked += 1;
         self.last = Some(slot.sequence);

@@ -1,4 +1,4 @@
-//! The channels of a log in memory: which records each still has, and what it lost.
+//! The channels of a replica: which records each still has, and what it lost.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -6,6 +6,7 @@ use std::ops::Bound;
 use tidings_wire::{Channel, Event, Key, Sequence};
 
 use super::list::List;
+use super::saved::{Saved, SavedChannel};
 use crate::log::{Caps, ChannelInfo, Retention};
 use crate::{Timestamp, View};
 
@@ -95,6 +96,64 @@ impl Channels {
         }
     }
 
+    pub(super) fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// Other rules, for all channels. Whoever asks removes what they don't allow.
+    pub(super) fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+        // What is due and when is found again with the oldest record of each.
+        self.due.clear();
+        for (channel, state) in &mut self.by_name {
+            state.caps = self.retention.caps(channel);
+            state.scheduled = false;
+        }
+    }
+
+    /// All channels that are known, in order.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Channel> {
+        self.names.iter()
+    }
+
+    pub(super) fn save(&self, saved: &mut Saved) {
+        saved.forgotten = self.forgotten;
+        let state = |channel: &Channel| {
+            let state = self.by_name.get(channel)?;
+            let channel = channel.clone();
+            Some(SavedChannel { channel, gone: state.gone, floor: state.floor, newest: state.newest })
+        };
+        saved.channels = self.names.iter().filter_map(state).collect();
+    }
+
+    /// Knows channels again that have no record yet.
+    pub(super) fn load(&mut self, forgotten: Sequence, channels: Vec<SavedChannel>) {
+        self.forgotten = forgotten;
+        for SavedChannel { channel, gone, floor, newest } in channels {
+            self.know(&channel, gone, floor, newest);
+        }
+    }
+
+    fn know(&mut self, channel: &Channel, gone: Sequence, floor: Sequence, newest: Sequence) {
+        let state = ChannelState {
+            records: List::default(),
+            keys: HashMap::new(),
+            caps: self.retention.caps(channel),
+            gone,
+            floor,
+            newest,
+            scheduled: false,
+        };
+        self.by_name.insert(channel.clone(), state);
+        self.names.insert(channel.clone());
+        self.empty.insert((floor, channel.clone()));
+    }
+
+    /// Whether any channel has a record that may be due.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due.first().is_some_and(|(due, _)| *due <= now)
+    }
+
     pub(super) fn get(&self, channel: &Channel) -> Option<&ChannelState> {
         self.by_name.get(channel)
     }
@@ -136,18 +195,7 @@ impl Channels {
         key: Option<&Key>,
     ) -> &ChannelState {
         if !self.by_name.contains_key(channel) {
-            let state = ChannelState {
-                records: List::default(),
-                keys: HashMap::new(),
-                caps: self.retention.caps(channel),
-                gone: self.forgotten,
-                floor: self.forgotten,
-                newest: Sequence::START,
-                scheduled: false,
-            };
-            self.by_name.insert(channel.clone(), state);
-            self.names.insert(channel.clone());
-            self.empty.insert((self.forgotten, channel.clone()));
+            self.know(channel, self.forgotten, self.forgotten, Sequence::START);
         }
         let state = self.by_name.get_mut(channel).expect("it was just put in");
         if state.records.is_empty() {
@@ -160,7 +208,7 @@ impl Channels {
             }
         }
         state.records.push(sequence, bytes);
-        state.newest = sequence;
+        state.newest = state.newest.max(sequence);
         if let Some(key) = key {
             state.keys.entry(key.clone()).or_default().push_back(sequence);
         }

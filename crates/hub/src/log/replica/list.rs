@@ -1,4 +1,4 @@
-//! The records of one channel of a log in memory, in their order.
+//! The records of one channel of a replica, in their order.
 
 use std::collections::VecDeque;
 

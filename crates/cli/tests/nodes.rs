@@ -1,0 +1,86 @@
+//! Two nodes with their log on one Redis, as one hub.
+
+mod harness;
+#[path = "../../ingest-redis/tests/redis/mod.rs"]
+mod redis;
+
+use std::path::Path;
+use std::time::Instant;
+
+use harness::{PATIENCE, Running, Server, stdout_of, tidings};
+use redis::Redis;
+use rustix::process::Signal;
+
+fn node(dir: &Path, redis: &Redis) -> Server {
+    Server::start(dir, &["--dev", "--log", "redis", "--redis", &redis.url()])
+}
+
+/// All that is kept of a channel, as a node has it: so many events.
+fn history(server: &Server, after: &str, count: usize) -> Vec<String> {
+    let count = count.to_string();
+    let arguments = [
+        "subscribe",
+        "--url",
+        &server.url,
+        "orders/7",
+        "--last-event-id",
+        after,
+        "--only",
+        "--count",
+        &count,
+    ];
+    let all = stdout_of(tidings().args(arguments));
+    all.lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+}
+
+fn publish(server: &Server, data: &str) -> String {
+    stdout_of(server.client("publish").args(["orders/7", data]))
+}
+
+#[test]
+fn what_is_published_on_one_node_is_streamed_and_resumed_on_another() {
+    let redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    let arguments = ["subscribe", "--url", &other.url, "orders/7", "--json", "--count", "2"];
+    let stream = Running::start(tidings().args(arguments));
+    stream.wait_for("connected to");
+    publish(&one, "first");
+    let line = stream.line();
+    publish(&other, "second");
+    assert!(stream.line().contains("second"));
+    assert!(line.contains("first"), "{line}");
+    // An id that one node gave is good on the other one.
+    let id = line.split(r#""id":""#).nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(history(&one, id, 1), ["second"]);
+    let third = node(tempfile::tempdir().unwrap().path(), &redis);
+    assert_eq!(history(&third, id, 1), ["second"]);
+    for server in [one, other, third] {
+        server.stop();
+    }
+}
+
+#[test]
+fn nodes_survive_redis_and_redis_survives_nodes() {
+    let mut redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [mut one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    publish(&one, "first");
+    one.running.signal(Signal::KILL);
+    one.running.wait();
+    publish(&other, "second");
+    redis.stop();
+    // History is there all the while, publishing fails with a word of why.
+    assert_eq!(history(&other, "earliest", 2), ["first", "second"]);
+    let failed = other.client("publish").args(["orders/7", "never"]).output().unwrap();
+    assert!(!failed.status.success());
+    redis.start_again();
+    let end = Instant::now() + PATIENCE;
+    while !other.client("publish").args(["orders/7", "third"]).output().unwrap().status.success() {
+        assert!(Instant::now() < end, "{}", other.running.written());
+    }
+    let one = node(dirs[0].path(), &redis);
+    assert_eq!(history(&one, "earliest", 3), ["first", "second", "third"]);
+    one.stop();
+    other.stop();
+}

@@ -1,0 +1,157 @@
+//! A connection to the master, looked at before it is used.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use redis::{Client, Connection, ConnectionInfo, TlsCertificates, Value, cmd};
+
+use crate::error::{Result, Trouble};
+use crate::log::Ack;
+use crate::url::{Place, RedisUrl, at};
+
+/// How long it may take to connect, with all that belongs to it.
+const CONNECT: Duration = Duration::from_millis(700);
+
+/// What it takes to connect.
+#[derive(Debug, Clone)]
+pub(crate) struct Connector {
+    pub(crate) url: RedisUrl,
+    /// The certificate of the authority that Redis's is signed by, in PEM; without it those of the system count.
+    pub(crate) authority: Option<Vec<u8>>,
+    pub(crate) ack: Ack,
+}
+
+impl Connector {
+    /// A connection to the master that has the log. `moved`: where a node of a cluster said that its keys are.
+    pub(crate) fn connect(&self, moved: Option<&str>) -> Result<Connection> {
+        let deadline = Instant::now() + CONNECT;
+        let mut connection = match (&self.url.at, moved.and_then(|moved| moved.rsplit_once(':'))) {
+            (Place::Server(info), None) => self.open(info, deadline)?,
+            (Place::Server(info), Some((host, port))) => {
+                let port = port.parse().map_err(|_| Trouble::Refused("a strange address".to_owned()))?;
+                self.open(&at(info, host, port), deadline)?
+            }
+            (Place::Sentinels { sentinels, master, server }, _) => {
+                let (host, port) = self.ask(sentinels, master, deadline)?;
+                self.open(&at(server, &host, port), deadline)?
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        connection.set_read_timeout(Some(left))?;
+        connection.set_write_timeout(Some(left))?;
+        self.look_at(&mut connection)?;
+        Ok(connection)
+    }
+
+    fn open(&self, info: &ConnectionInfo, deadline: Instant) -> Result<Connection> {
+        let client = match &self.authority {
+            None => Client::open(info.clone()),
+            Some(pem) => {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
+                Client::build_with_tls(info.clone(), certificates)
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        Ok(client.and_then(|client| client.get_connection_with_timeout(left))?)
+    }
+
+    /// Where the sentinels say that the master is: the first one that answers.
+    fn ask(&self, sentinels: &[ConnectionInfo], master: &str, deadline: Instant) -> Result<(String, u16)> {
+        let mut trouble = Trouble::Away("no sentinel is known".to_owned());
+        // One that is away must not take all of the time.
+        let share = CONNECT / (sentinels.len() as u32 + 1);
+        for info in sentinels {
+            let until = deadline.min(Instant::now() + share);
+            let ask = |connection: &mut Connection| -> Result<Option<(String, u16)>> {
+                connection.set_read_timeout(Some(share))?;
+                Ok(cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).query(connection)?)
+            };
+            match self.open(info, until).and_then(|mut connection| ask(&mut connection)) {
+                Ok(Some(address)) => return Ok(address),
+                Ok(None) => trouble = Trouble::Refused(format!("no sentinel knows a master {master:?}")),
+                Err(error) => trouble = Trouble::Away(format!("no sentinel answers: {error}")),
+            }
+        }
+        Err(trouble)
+    }
+
+    /// Refuses a server that would lose events, or that this version can't use.
+    fn look_at(&self, connection: &mut Connection) -> Result<()> {
+        let info: String = cmd("INFO").query(connection)?;
+        let info: HashMap<&str, &str> =
+            info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+        let field = |name: &str| info.get(name).copied().unwrap_or_default();
+        let version = field("redis_version");
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        let version_is = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version_is < (7, 0) {
+            return refused(format!("Redis {version} is too old: version 7 or newer is needed"));
+        }
+        if field("loading") == "1" {
+            return refused("Redis is still loading its data".to_owned());
+        }
+        if field("role") != "master" {
+            return refused("this Redis is a replica, and only a master stores".to_owned());
+        }
+        let policy = field("maxmemory_policy");
+        if field("maxmemory") != "0" && policy != "noeviction" {
+            return refused(format!(
+                "Redis may evict the log when its memory is full (maxmemory-policy {policy}): set it to noeviction"
+            ));
+        }
+        if self.ack != Ack::Aof {
+            return Ok(());
+        }
+        if field("aof_enabled") != "1" {
+            return refused("ack is aof, and Redis has no append-only file: set appendonly yes".to_owned());
+        }
+        if version_is < (7, 2) {
+            // Without WAITAOF only this makes an answer mean that it is on the disk.
+            let policy: HashMap<String, String> =
+                cmd("CONFIG").arg("GET").arg("appendfsync").query(connection)?;
+            if policy.get("appendfsync").is_none_or(|policy| policy != "always") {
+                return refused(format!(
+                    "ack is aof, and Redis {version} can't be asked what is on its disk: set appendfsync always, or use Redis 7.2"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused<T>(what: String) -> Result<T> {
+    Err(Trouble::Refused(what))
+}
+
+/// Waits until all that the connection has seen is as durable as the answers are to say.
+pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: Duration) -> Result<()> {
+    let milliseconds = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    // What is waited for is what this connection has written last: so that it writes something. All that was written
+    // before, by whomever, comes before it.
+    let mark = |connection: &mut Connection| -> Result<()> {
+        Ok(cmd("SET").arg(key).arg(1).arg("PX").arg(60_000).exec(connection)?)
+    };
+    match ack {
+        Ack::Master => Ok(()),
+        Ack::Replicas(wanted) => {
+            mark(connection)?;
+            let reached: u32 = cmd("WAIT").arg(wanted).arg(milliseconds).query(connection)?;
+            if reached >= wanted {
+                return Ok(());
+            }
+            refused(format!("{reached} replicas have what was stored, and {wanted} are to have it"))
+        }
+        Ack::Aof => {
+            mark(connection)?;
+            let asked: std::result::Result<Value, _> =
+                cmd("WAITAOF").arg(1).arg(0).arg(milliseconds).query(connection);
+            match asked {
+                Ok(Value::Array(counts)) if counts.first() == Some(&Value::Int(1)) => Ok(()),
+                Ok(_) => refused("the append-only file was not synced in time".to_owned()),
+                // Before 7.2, where appendfsync always was found: then every answer comes after the sync.
+                Err(error) if error.to_string().contains("unknown command") => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Why a log on Redis can't be opened, and what goes wrong with it later.
+
+use std::fmt;
+
+use redis::RedisError;
+
+/// Why a log on Redis can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the log on Redis at {at} can't be opened: {why}")]
+pub struct OpenError {
+    pub(crate) at: String,
+    pub(crate) why: String,
+}
+
+/// What went wrong. None of these texts has a password in it.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// No answer came: what was sent may have been done.
+    Away(String),
+    /// Redis refused: what was sent was not done.
+    Refused(String),
+    /// Another node of a cluster has the keys.
+    Moved(String),
+    /// There is no log in Redis, or only a part of one.
+    Gone,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Trouble>;
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Away(what) => write!(f, "Redis is out of reach: {what}"),
+            Trouble::Refused(what) => f.write_str(what),
+            Trouble::Moved(to) => write!(f, "the log has moved to {to}"),
+            Trouble::Gone => f.write_str("the log is gone from Redis"),
+        }
+    }
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Trouble {
+        if let Some((to, _)) = error.redirect_node() {
+            return Trouble::Moved(to.to_owned());
+        }
+        match error.code() {
+            Some("TIDINGSGONE") => Trouble::Gone,
+            Some("TIDINGS") => Trouble::Refused(error.detail().unwrap_or_default().to_owned()),
+            Some(code) => Trouble::Refused(match error.detail() {
+                Some(detail) => format!("Redis says {code} {detail}"),
+                None => format!("Redis says {code}"),
+            }),
+            // An answer that can't be read is no answer.
+            None => Trouble::Away(error.to_string()),
+        }
+    }
+}
+
+/// Something in Redis that isn't what a node wrote.
+pub(crate) fn damaged(what: impl fmt::Display) -> Trouble {
+    Trouble::Refused(format!("the log in Redis is damaged: {what}"))
+}

@@ -1,0 +1,493 @@
+//! The thread that reads: everything that any node has appended, in its order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use redis::{Connection, Value, cmd};
+use tidings_hub::log::{Located, Replica, Retention, TailItem};
+use tidings_wire::Sequence;
+
+use crate::base::{self, EntryId};
+use crate::connect::{Connector, barrier};
+use crate::entry::{Entry, blob, entries, of_stream};
+use crate::error::{Result, Trouble, damaged};
+use crate::log::{Part, Shared, Size};
+use crate::queue::{Asker, Outcome};
+use crate::script::{Arg, FORMAT, Keys, Script, run as run_script};
+use crate::step::{Step, put_bytes};
+use crate::write::AGAIN;
+
+/// How long one read waits for something new. Then it is looked whether the log is still the one that it was.
+const BLOCK: Duration = Duration::from_millis(500);
+/// How long an answer may take beyond that before the connection is given up.
+const ANSWER: Duration = Duration::from_millis(1000);
+/// How many entries one read returns: each may have a megabyte.
+const ENTRIES: usize = 64;
+/// How many chunks of the base one read returns.
+const CHUNKS: isize = 16;
+/// How often it is tried to read a log while others put new bases into it.
+const ATTEMPTS: usize = 10;
+/// So many bytes of entries may lie behind the base before a new one is thought of.
+const ENTRY_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
+/// How long a new base may take to write.
+const REBASE_MS: u64 = 60_000;
+
+/// What Redis says of the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    /// The newest entry.
+    at: EntryId,
+    pub(crate) key: [u8; 16],
+}
+
+/// A log that was read.
+pub(crate) struct Loaded {
+    pub(crate) replica: Replica,
+    pub(crate) at: EntryId,
+    pub(crate) size: Size,
+    /// What came of the groups that this node has sent, as far as they lie behind the base.
+    mine: Vec<(u64, Vec<Outcome>)>,
+}
+
+/// A log that was opened.
+pub(crate) struct Opened {
+    pub(crate) connection: Connection,
+    pub(crate) meta: Meta,
+    pub(crate) loaded: Loaded,
+}
+
+/// What a log has to begin with, if there is none.
+struct Beginning<'a> {
+    epoch: u32,
+    key: [u8; 16],
+    retention: &'a Retention,
+}
+
+/// Connects and reads all of the log.
+pub(crate) fn open(
+    connector: &Connector,
+    keys: &Keys,
+    retention: &Retention,
+    key: [u8; 16],
+) -> Result<Opened> {
+    let beginning = Beginning { epoch: 1, key, retention };
+    let mut moved = None;
+    for _ in 0..ATTEMPTS {
+        let mut connection = connector.connect(moved.as_deref())?;
+        match settle_with(&mut connection, keys, &beginning) {
+            Err(Trouble::Moved(to)) => moved = Some(to),
+            Err(trouble) => return Err(trouble),
+            Ok(meta) => {
+                connection.set_read_timeout(Some(10 * ANSWER))?;
+                let loaded = load(&mut connection, keys, meta, "")?;
+                barrier(&mut connection, connector.ack, &keys.of_node("seen", "opening"), ANSWER)?;
+                return Ok(Opened { connection, meta, loaded });
+            }
+        }
+    }
+    Err(Trouble::Refused("the log moves from node to node of the cluster".to_owned()))
+}
+
+/// Begins a new epoch if this is another run of Redis, and a new log if there is none; what there is then.
+pub(crate) fn settle(shared: &Shared, connection: &mut Connection) -> Result<Meta> {
+    let (epoch, retention) = {
+        let state = shared.lock();
+        (state.replica.head().epoch.0.saturating_add(1), state.replica.retention().clone())
+    };
+    let beginning = Beginning { epoch, key: shared.cursor_key, retention: &retention };
+    let meta = settle_with(connection, &shared.keys, &beginning)?;
+    if meta.key != shared.cursor_key {
+        let what = "the log in Redis is another one now: the key of its cursors is not that of this node";
+        return Err(Trouble::Refused(what.to_owned()));
+    }
+    Ok(meta)
+}
+
+fn settle_with(connection: &mut Connection, keys: &Keys, beginning: &Beginning<'_>) -> Result<Meta> {
+    // Without a group to append, its node's key is not looked at.
+    let three = [&keys.stream[..], &keys.meta, &keys.meta];
+    let look = [Arg::Text(FORMAT), Arg::Text(""), Arg::Text(""), Arg::Text("")];
+    match run_script(connection, Script::Append, &three, &look) {
+        Err(Trouble::Gone) => {}
+        answer => return meta(answer?),
+    }
+    let mut steps = Vec::new();
+    put_bytes(&mut steps, &Step::Rules(beginning.retention.clone()).encode());
+    let args = [
+        Arg::Text(FORMAT),
+        Arg::Number(beginning.epoch.into()),
+        Arg::Bytes(&beginning.key),
+        Arg::Bytes(&steps),
+    ];
+    run_script(connection, Script::Begin, &[&keys.stream, &keys.meta], &args)?;
+    meta(run_script(connection, Script::Append, &three, &look)?)
+}
+
+fn meta(answer: Value) -> Result<Meta> {
+    let read = || {
+        let Value::Array(fields) = answer else { return None };
+        let [Value::Int(last), Value::Int(epoch), key] = <[Value; 3]>::try_from(fields).ok()? else {
+            return None;
+        };
+        let at = EntryId { number: last.try_into().ok()?, epoch: epoch.try_into().ok()? };
+        Some(Meta { at, key: blob(key)?.try_into().ok()? })
+    };
+    read().ok_or_else(|| damaged("what is said of it can't be understood"))
+}
+
+/// Reads the base and the entries behind it, at least up to what `meta` says.
+fn load(connection: &mut Connection, keys: &Keys, meta: Meta, node: &str) -> Result<Loaded> {
+    for _ in 0..ATTEMPTS {
+        let base_before = base_of(connection, keys)?;
+        let read = load_once(connection, keys, base_before, meta.at.number, node);
+        // Another node may have put a new base there, and taken away entries that were about to be read.
+        if base_of(connection, keys)? == base_before {
+            return read;
+        }
+    }
+    Err(Trouble::Refused("the log changes faster than it can be read".to_owned()))
+}
+
+fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
+    let base: Option<u64> = cmd("HGET").arg(&keys.meta).arg("base").query(connection)?;
+    base.ok_or(Trouble::Gone)
+}
+
+fn load_once(
+    connection: &mut Connection,
+    keys: &Keys,
+    base: u64,
+    through: u64,
+    node: &str,
+) -> Result<Loaded> {
+    let mut size = Size { base, ..Size::default() };
+    let mut loaded = None;
+    let mut mine = Vec::new();
+    if base > 0 {
+        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let from = chunks.len() as isize;
+            let more: Vec<Vec<u8>> =
+                cmd("LRANGE").arg(&keys.base).arg(from).arg(from + CHUNKS - 1).query(connection)?;
+            if more.is_empty() {
+                break;
+            }
+            size.base_bytes += more.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+            chunks.extend(more);
+        }
+        let (replica, at) =
+            base::decode(&chunks).ok_or_else(|| damaged("its base is missing or can't be understood"))?;
+        if at.number != base {
+            return Err(damaged("its base is another one than is said"));
+        }
+        loaded = Some((replica, at));
+    }
+    loop {
+        let after = loaded.as_ref().map_or(0, |(_, at)| at.number);
+        let read = cmd("XRANGE")
+            .arg(&keys.stream)
+            .arg(format!("{}-0", after + 1))
+            .arg("+")
+            .arg("COUNT")
+            .arg(ENTRIES)
+            .query(connection)?;
+        let read = entries(read)?;
+        let last = read.is_empty();
+        for entry in read {
+            let mut items = Vec::new();
+            match &mut loaded {
+                None if entry.id.number == 1 => {
+                    let mut replica = entry.first();
+                    entry.apply(&mut replica, &mut items)?;
+                    loaded = Some((replica, entry.id));
+                }
+                Some((replica, at)) if entry.follows(*at) => {
+                    let outcomes = entry.apply(replica, &mut items)?;
+                    *at = entry.id;
+                    mine.extend(entry.number_of(node).map(|number| (number, outcomes)));
+                }
+                _ => {
+                    let what = format!("entries before {} are missing", entry.id.number);
+                    return Err(damaged(what));
+                }
+            }
+            size.entries += entry.bytes;
+        }
+        match loaded {
+            Some((replica, at)) if last && at.number >= through => {
+                return Ok(Loaded { replica, at, size, mine });
+            }
+            _ if last => return Err(damaged("its newest entries are missing")),
+            _ => {}
+        }
+    }
+}
+
+/// Reads on from where the log was loaded.
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    connection: Option<Connection>,
+    /// Where a node of a cluster said that the keys are.
+    moved: Option<String>,
+    seen_key: String,
+    rebasing: Arc<AtomicBool>,
+}
+
+impl Follower {
+    pub(crate) fn new(shared: Arc<Shared>, connection: Connection) -> Follower {
+        let seen_key = shared.keys.of_node("seen", &shared.node);
+        Follower { shared, connection: Some(connection), moved: None, seen_key, rebasing: Arc::default() }
+    }
+
+    pub(crate) fn run(mut self) {
+        while !self.shared.queue.is_stopped() {
+            let Err(trouble) = self.follow() else { return };
+            self.connection = None;
+            self.shared.trouble(Part::Following, Some(&trouble));
+            self.moved = None;
+            let mut pause = AGAIN;
+            if let Trouble::Moved(to) = trouble {
+                self.moved = Some(to);
+                pause = Duration::ZERO;
+            }
+            if self.shared.queue.pause(pause) {
+                return;
+            }
+        }
+    }
+
+    /// Follows until something is wrong with the connection, or the log is closed.
+    fn follow(&mut self) -> Result<()> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let mut connection = self.shared.connector.connect(self.moved.as_deref())?;
+                connection.set_read_timeout(Some(10 * ANSWER))?;
+                let meta = settle(&self.shared, &mut connection)?;
+                let at = self.shared.lock().at;
+                // With more entries than are known here, the first of them tells whether it is the same history.
+                if meta.at != at && meta.at.number <= at.number {
+                    self.load_anew(&mut connection)?;
+                }
+                connection
+            }
+        };
+        connection.set_read_timeout(Some(BLOCK + ANSWER))?;
+        connection.set_write_timeout(Some(ANSWER))?;
+        while !self.shared.queue.is_stopped() {
+            let at = self.shared.lock().at;
+            let read = cmd("XREAD")
+                .arg("COUNT")
+                .arg(ENTRIES)
+                .arg("BLOCK")
+                .arg(BLOCK.as_millis() as u64)
+                .arg("STREAMS")
+                .arg(&self.shared.keys.stream)
+                .arg(format!("{}-{}", at.number, at.epoch))
+                .query(&mut connection)?;
+            let read = entries(of_stream(read))?;
+            let mut before = at;
+            let whole = read.iter().all(|entry| {
+                let follows = entry.follows(before);
+                before = entry.id;
+                follows
+            });
+            if read.is_empty() {
+                if !self.is_all(&mut connection, at)? {
+                    self.load_anew(&mut connection)?;
+                }
+            } else if !whole {
+                self.load_anew(&mut connection)?;
+            } else {
+                self.wait_until_durable(&mut connection)?;
+                let count = read.len();
+                self.take_in(read)?;
+                self.think_of_a_base(&mut connection)?;
+                // Where much comes, a moment's rest makes fewer and larger reads.
+                if count > 2 {
+                    self.shared.queue.pause(Duration::from_millis(if count > 16 { 2 } else { 1 }));
+                }
+            }
+            self.shared.trouble(Part::Following, None);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing new came because nothing new is there, in the same history.
+    fn is_all(&self, connection: &mut Connection, at: EntryId) -> Result<bool> {
+        let now = settle(&self.shared, connection)?.at;
+        if now.number <= at.number {
+            return Ok(now == at);
+        }
+        // Something has come in the meantime, unless it is gone already, for a base that stands for it.
+        let next = cmd("XRANGE")
+            .arg(&self.shared.keys.stream)
+            .arg(format!("{}-0", at.number + 1))
+            .arg("+")
+            .arg("COUNT")
+            .arg(1)
+            .query(connection)?;
+        Ok(!entries(next)?.is_empty())
+    }
+
+    fn wait_until_durable(&self, connection: &mut Connection) -> Result<()> {
+        let ack = self.shared.connector.ack;
+        while !self.shared.queue.is_stopped() {
+            match barrier(connection, ack, &self.seen_key, BLOCK) {
+                // Too few replicas, or a slow disk: what was read is not handed out before that is over.
+                Err(trouble @ Trouble::Refused(_)) => {
+                    self.shared.trouble(Part::Following, Some(&trouble));
+                    self.shared.queue.pause(AGAIN);
+                }
+                done => return done,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the entries say, announces it, and answers those who asked for it.
+    fn take_in(&self, read: Vec<Entry>) -> Result<()> {
+        let shared = &*self.shared;
+        let mut items = Vec::new();
+        let mut mine = Vec::new();
+        let mut failed = Ok(());
+        let mut state = shared.lock();
+        for entry in read {
+            let outcomes = match entry.apply(&mut state.replica, &mut items) {
+                Ok(outcomes) => outcomes,
+                Err(trouble) => {
+                    failed = Err(trouble);
+                    break;
+                }
+            };
+            state.at = entry.id;
+            state.size.entries += entry.bytes;
+            state.commits += 1;
+            mine.extend(entry.number_of(&shared.node).map(|number| (number, outcomes)));
+        }
+        // Under the lock, so that every tail has the log's order.
+        shared.feed.announce(&items);
+        drop(state);
+        shared.feed.flush();
+        self.answer(mine);
+        failed
+    }
+
+    fn answer(&self, mine: Vec<(u64, Vec<Outcome>)>) {
+        for (number, outcomes) in mine {
+            let askers: Vec<Asker> = self.shared.queue.came_back(number);
+            for (asker, outcome) in askers.into_iter().zip(outcomes) {
+                // Who asked may have gone.
+                let _ = asker.send(Ok(outcome));
+            }
+        }
+    }
+
+    /// Puts what there is in Redis in the place of what is known here.
+    fn load_anew(&self, connection: &mut Connection) -> Result<()> {
+        let shared = &*self.shared;
+        let meta = settle(shared, connection)?;
+        let loaded = load(connection, &shared.keys, meta, &shared.node)?;
+        self.wait_until_durable(connection)?;
+        let mut state = shared.lock();
+        let known = state.replica.head();
+        let at = match loaded.replica.locate(known) {
+            Located::Here(at) | Located::PastFork(at) => at,
+            Located::Ahead | Located::Unknown => Sequence::START,
+        };
+        state.replica = loaded.replica;
+        state.at = loaded.at;
+        state.size = loaded.size;
+        let head = state.replica.head();
+        let forked = TailItem::Forked { epoch: head.epoch, at, through: head.sequence };
+        shared.feed.announce(&[forked]);
+        drop(state);
+        shared.feed.flush();
+        self.answer(loaded.mine);
+        Ok(())
+    }
+
+    /// Puts a new base into Redis when most of what lies there is not needed any more.
+    fn think_of_a_base(&self, connection: &mut Connection) -> Result<()> {
+        let shared = &self.shared;
+        {
+            let state = shared.lock();
+            let Size { base_bytes, entries, .. } = state.size;
+            if entries < ENTRY_BYTES || entries < base_bytes || self.rebasing.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let stats = state.replica.stats();
+            let needed = stats.bytes + 100 * stats.records;
+            if base_bytes + entries < 2 * needed {
+                return Ok(());
+            }
+        }
+        let base = base_of(connection, &shared.keys)?;
+        let mut state = shared.lock();
+        if base != state.size.base {
+            // Another node has done it; how much is left behind its base is not known exactly.
+            state.size = Size { base, base_bytes: state.replica.stats().bytes, entries: 0 };
+            return Ok(());
+        }
+        drop(state);
+        let lock = shared.keys.of_node("rebasing", "lock");
+        let mine: Option<String> =
+            cmd("SET").arg(lock).arg(&shared.node).arg("NX").arg("PX").arg(REBASE_MS).query(connection)?;
+        if mine.is_none() {
+            return Ok(());
+        }
+        self.rebasing.store(true, Ordering::Relaxed);
+        let (shared, rebasing) = (shared.clone(), self.rebasing.clone());
+        thread::spawn(move || {
+            // If it fails, the old base is as good as it was.
+            let _ = rebase(&shared);
+            rebasing.store(false, Ordering::Relaxed);
+        });
+        Ok(())
+    }
+}
+
+/// A connection to the node that has the log.
+fn connect_to_keys(shared: &Shared) -> Result<Connection> {
+    let mut moved: Option<String> = None;
+    loop {
+        let mut connection = shared.connector.connect(moved.as_deref())?;
+        match base_of(&mut connection, &shared.keys) {
+            Err(Trouble::Moved(to)) if moved.is_none() => moved = Some(to),
+            found => return found.map(|_| connection),
+        }
+    }
+}
+
+/// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
+pub(crate) fn rebase(shared: &Shared) -> Result<()> {
+    let (saved, at, size) = {
+        let state = shared.lock();
+        (state.replica.save(), state.at, state.size)
+    };
+    let keys = &shared.keys;
+    let mut connection = connect_to_keys(shared)?;
+    connection.set_read_timeout(Some(10 * ANSWER))?;
+    let new = keys.of_node("base", &shared.node);
+    cmd("DEL").arg(&new).exec(&mut connection)?;
+    let mut base_bytes = 0;
+    for chunk in base::encode(&saved, at) {
+        base_bytes += chunk.len() as u64;
+        cmd("RPUSH").arg(&new).arg(chunk).exec(&mut connection)?;
+        // What is not finished goes by itself.
+        cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?;
+    }
+    let four = [&keys.stream[..], &keys.meta, &keys.base, &new];
+    let args =
+        [Arg::Text(FORMAT), Arg::Number(at.epoch.into()), Arg::Number(size.base), Arg::Number(at.number)];
+    let done = run_script(&mut connection, Script::Rebase, &four, &args)?;
+    cmd("DEL").arg(keys.of_node("rebasing", "lock")).exec(&mut connection)?;
+    if done == Value::Int(1) {
+        let mut state = shared.lock();
+        let entries = state.size.entries.saturating_sub(size.entries);
+        state.size = Size { base: at.number, base_bytes, entries };
+    }
+    Ok(())
+}

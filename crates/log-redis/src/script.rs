@@ -1,0 +1,155 @@
+//! What Redis does in one step.
+
+use redis::{Cmd, ConnectionLike, ErrorKind, ServerErrorKind, Value, cmd};
+
+use crate::error::{Result, Trouble};
+
+/// What is in Redis is of this format, and every node does the same with an entry. Any change to either is a new format.
+pub(crate) const FORMAT: &str = "1";
+
+/// Begins a log where there is none, or only a part of one. KEYS: stream, meta. ARGV: format, the least epoch, the key
+/// of the cursors, the first entry's steps.
+const BEGIN: &str = r"
+local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch')
+if meta[1] and meta[1] ~= ARGV[1] then
+  return redis.error_reply('TIDINGS the log in Redis has format ' .. meta[1] .. ', this version knows ' .. ARGV[1])
+end
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'stream' and kind ~= 'none' then
+  return redis.error_reply('TIDINGS ' .. KEYS[1] .. ' is a ' .. kind .. ' and no log')
+end
+if meta[1] and kind == 'stream' then return 0 end
+local time = redis.call('TIME')
+local epoch = math.max(tonumber(meta[2] or 0) + 1, tonumber(ARGV[2]), tonumber(time[1]))
+local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+redis.call('DEL', KEYS[1], KEYS[2])
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('XADD', KEYS[1], string.format('1-%.0f', epoch), 't', now, 'd', ARGV[4])
+redis.call('HSET', KEYS[2], 'format', ARGV[1], 'run', run, 'last', 1, 'epoch', epoch, 'base', 0, 'key', ARGV[3])
+return 1
+";
+
+/// Appends one group of a node, if it is not there yet. KEYS: stream, meta, node. ARGV: format, the node, the group's
+/// number, its steps. Without a number only what has to be is done: a new epoch, if this is another run of Redis.
+const APPEND: &str = r"
+local meta = redis.call('HMGET', KEYS[2], 'format', 'run', 'last', 'epoch', 'key')
+if not meta[1] or redis.call('EXISTS', KEYS[1]) == 0 then
+  return redis.error_reply('TIDINGSGONE the log is gone')
+end
+if meta[1] ~= ARGV[1] then
+  return redis.error_reply('TIDINGS the log in Redis has format ' .. meta[1] .. ', this version knows ' .. ARGV[1])
+end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local last, epoch = tonumber(meta[3]), tonumber(meta[4])
+local function add(...)
+  last = last + 1
+  redis.call('XADD', KEYS[1], string.format('%.0f-%.0f', last, epoch), 't', now, ...)
+end
+if run ~= meta[2] then
+  epoch = math.max(epoch + 1, tonumber(time[1]))
+  add('fork', meta[4])
+  redis.call('HSET', KEYS[2], 'run', run, 'last', last, 'epoch', epoch)
+end
+if ARGV[3] ~= '' and tonumber(redis.call('GET', KEYS[3]) or 0) < tonumber(ARGV[3]) then
+  add('n', ARGV[2], 'k', ARGV[3], 'd', ARGV[4])
+  redis.call('HSET', KEYS[2], 'last', last)
+  redis.call('SET', KEYS[3], ARGV[3], 'PX', 3600000)
+end
+return {last, epoch, meta[5]}
+";
+
+/// Puts a new base in the place of the old one and lets go of the entries that it stands for. KEYS: stream, meta, base,
+/// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one.
+const REBASE: &str = r"
+local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch', 'base')
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] or redis.call('EXISTS', KEYS[4]) == 0 then
+  redis.call('DEL', KEYS[4])
+  return 0
+end
+redis.call('RENAME', KEYS[4], KEYS[3])
+redis.call('PERSIST', KEYS[3])
+redis.call('HSET', KEYS[2], 'base', ARGV[4])
+redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-0', tonumber(ARGV[4]) + 1))
+return 1
+";
+
+/// A script, by what it does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Script {
+    Begin,
+    Append,
+    Rebase,
+}
+
+impl Script {
+    fn text(self) -> &'static str {
+        match self {
+            Script::Begin => BEGIN,
+            Script::Append => APPEND,
+            Script::Rebase => REBASE,
+        }
+    }
+}
+
+/// The names of a log's keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    prefix: String,
+    pub(crate) stream: String,
+    pub(crate) meta: String,
+    pub(crate) base: String,
+}
+
+impl Keys {
+    pub(crate) fn new(name: &str) -> Keys {
+        let prefix = format!("tidings:{{{name}}}:");
+        let key = |what: &str| format!("{prefix}{what}");
+        Keys { stream: key("log"), meta: key("meta"), base: key("base"), prefix }
+    }
+
+    /// The one that belongs to a node.
+    pub(crate) fn of_node(&self, what: &str, node: &str) -> String {
+        format!("{}{what}:{node}", self.prefix)
+    }
+}
+
+/// What a script is given.
+pub(crate) enum Arg<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Number(u64),
+}
+
+/// Runs a script. Its text is sent only to a server that doesn't know it.
+pub(crate) fn run(
+    connection: &mut impl ConnectionLike,
+    script: Script,
+    keys: &[&str],
+    args: &[Arg<'_>],
+) -> Result<Value> {
+    let call = |command: &str, what: &str| -> Cmd {
+        let mut call = cmd(command);
+        call.arg(what).arg(keys.len()).arg(keys);
+        for arg in args {
+            match arg {
+                Arg::Text(text) => call.arg(*text),
+                Arg::Bytes(bytes) => call.arg(*bytes),
+                Arg::Number(number) => call.arg(*number),
+            };
+        }
+        call
+    };
+    let sum = sha1(script);
+    match call("EVALSHA", &sum).query(connection) {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Ok(call("EVAL", script.text()).query(connection)?)
+        }
+        answer => answer.map_err(Trouble::from),
+    }
+}
+
+fn sha1(script: Script) -> String {
+    redis::Script::new(script.text()).get_hash().to_owned()
+}

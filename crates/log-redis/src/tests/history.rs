@@ -1,0 +1,324 @@
+//! One history for all nodes, whatever becomes of Redis.
+
+use super::*;
+use crate::follow::rebase;
+use crate::script::Keys;
+
+fn forked(item: &TailItem) -> Option<(u32, u64, u64)> {
+    match item {
+        TailItem::Forked { epoch, at, through } => Some((epoch.0, at.0, through.0)),
+        _ => None,
+    }
+}
+
+fn stored(item: &TailItem) -> Option<(u64, String)> {
+    match item {
+        TailItem::Stored(record) => Some((record.position.sequence.0, record.event.data.as_str().to_owned())),
+        _ => None,
+    }
+}
+
+fn append_many(log: &RedisLog, count: usize) {
+    for n in 0..count {
+        append(log, &n.to_string());
+    }
+}
+
+#[test]
+fn two_nodes_see_one_order() {
+    let server = Server::start(&[]);
+    let logs = [open(&server), open(&server)];
+    let mut tails = logs.each_ref().map(|log| log.tail(Sequence::START).unwrap());
+    std::thread::scope(|scope| {
+        for (node, log) in logs.iter().enumerate() {
+            for caller in 0..4 {
+                scope.spawn(move || {
+                    for n in 0..100 {
+                        let told = append(log, &format!("{node}/{caller}/{n}"));
+                        assert!(log.head() >= told, "what is answered is seen");
+                        // An event that is not kept reaches every node too.
+                        let typing = Event { store: false, ..event("a", &format!("{node}/{caller}/{n}")) };
+                        let typing = NewRecord { time: Timestamp(1), event: Arc::new(typing) };
+                        wait(log.append(vec![typing])).unwrap();
+                    }
+                });
+            }
+        }
+    });
+    let seen = tails.each_mut().map(|tail| {
+        let mut items = Vec::new();
+        while items.len() < 1600 {
+            items.extend(tail.next(Duration::from_secs(10)).unwrap().unwrap());
+        }
+        items
+    });
+    assert!(seen[0] == seen[1], "both tails have the same in the same order");
+    let kept: Vec<u64> = seen[0].iter().filter_map(stored).map(|(at, _)| at).collect();
+    assert_eq!(kept, (1..=800).collect::<Vec<_>>());
+    assert_eq!(all(&logs[0]), all(&logs[1]));
+    for caller in (0..2).flat_map(|node| (0..4).map(move |caller| format!("{node}/{caller}/"))) {
+        let own: Vec<String> = all(&logs[0])
+            .into_iter()
+            .filter_map(|(_, data)| data.strip_prefix(&caller).map(str::to_owned))
+            .collect();
+        assert_eq!(own, (0..100).map(|n| n.to_string()).collect::<Vec<_>>(), "in the order of its caller");
+    }
+}
+
+#[test]
+fn what_one_node_does_holds_for_all() {
+    let server = Server::start(&[]);
+    let (one, other) = (open(&server), open(&server));
+    let end = Event { end: true, ..event("a", "end") };
+    append(&one, "x");
+    wait(one.append(vec![NewRecord { time: Timestamp(1), event: Arc::new(end) }])).unwrap();
+    let refused = wait(other.append(batch(&["late"])));
+    assert_eq!(refused, Err(AppendError::Ended("a".parse().unwrap())));
+    wait(one.set_note("n".to_owned(), Some(vec![1]))).unwrap();
+    until("the note", || other.note("n") == Ok(Some(vec![1])));
+    assert_eq!(wait(other.purge("a".parse().unwrap())), Ok(2));
+    until("the purge", || all(&one).is_empty());
+    assert_eq!(append(&one, "again").sequence, Sequence(3));
+    until("the record", || other.head() == one.head());
+    assert_eq!(wait(other.delete(one.head())), Ok(1));
+    until("the removal", || all(&one).is_empty());
+}
+
+#[test]
+fn the_rules_of_who_started_last_hold() {
+    let server = Server::start(&[]);
+    let one = open(&server);
+    append_many(&one, 5);
+    let caps = tidings_hub::log::Caps { count: Some(2), ..Default::default() };
+    let retention = Retention { default: caps, ..Retention::default() };
+    let other = RedisLog::open(RedisLogConfig { retention, ..config(&server, "hub") }).unwrap();
+    assert_eq!(all(&other).len(), 2);
+    until("the rules", || all(&one).len() == 2);
+    append(&one, "5");
+    until("the record", || other.head() == one.head());
+    assert_eq!(all(&other), [(5, "4".to_owned()), (6, "5".to_owned())]);
+    assert_eq!(all(&one), all(&other));
+}
+
+#[test]
+fn hubs_of_other_names_know_nothing_of_each_other() {
+    let server = Server::start(&[]);
+    let one = open(&server);
+    let other = RedisLog::open(config(&server, "other")).unwrap();
+    append(&one, "x");
+    assert_eq!(append(&other, "y").sequence, Sequence(1));
+    assert_eq!((all(&one).len(), all(&other).len()), (1, 1));
+    for name in ["", "a{b", "a b", &"n".repeat(201)] {
+        assert!(refused(config(&server, name)).contains("a hub's name"));
+    }
+}
+
+#[test]
+fn the_first_node_says_the_key_of_the_cursors() {
+    let server = Server::start(&[]);
+    let first = open(&server);
+    let second = RedisLog::open(RedisLogConfig { cursor_key: [8; 16], ..config(&server, "hub") }).unwrap();
+    assert_eq!((first.cursor_key(), second.cursor_key()), ([7; 16], [7; 16]));
+}
+
+#[test]
+fn a_new_run_of_redis_is_a_new_epoch_and_nothing_acknowledged_is_lost() {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = Server::start(&options);
+    let log = RedisLog::open(RedisLogConfig { ack: Ack::Aof, ..config(&server, "hub") }).unwrap();
+    let mut tail = log.tail(Sequence::START).unwrap();
+    let mut told = Vec::new();
+    for round in 0..3 {
+        let mut n = 0;
+        std::thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                server.kill();
+            });
+            while !killer.is_finished() {
+                let data = format!("{round}/{n}");
+                n += 1;
+                if let Ok(positions) = wait(log.append(batch(&[&data]))) {
+                    told.push((positions[0], data));
+                }
+            }
+        });
+        let before = log.head();
+        server.restart();
+        let position = append_soon(&log, &format!("{round}/after"));
+        assert!(position.epoch > before.epoch, "{position:?} {before:?}");
+        assert_eq!(next(&mut *tail, forked).0, position.epoch.0);
+        told.push((position, format!("{round}/after")));
+    }
+    assert!(told.len() > 10);
+    let again = RedisLog::open(config(&server, "hub")).unwrap();
+    let kept = all(&again);
+    for (position, data) in told {
+        assert!(kept.contains(&(position.sequence.0, data.clone())), "{position:?} {data} was acknowledged");
+        assert!(matches!(log.locate(position), tidings_hub::log::Located::Here(_)));
+    }
+    assert_eq!(kept, all(&log));
+    let mut data: Vec<String> = kept.into_iter().map(|(_, data)| data).collect();
+    let count = data.len();
+    data.sort();
+    data.dedup();
+    assert_eq!(data.len(), count, "nothing is stored twice");
+}
+
+#[test]
+fn what_a_failover_lost_is_told_by_a_fork() {
+    let mut server = Server::start(&["--save", "", "--appendonly", "no"]);
+    let log = open(&server);
+    append(&log, "kept");
+    let _: String = server.command("SAVE");
+    let mut tail = log.tail(Sequence::START).unwrap();
+    let lost = [append(&log, "lost"), append(&log, "lost too")];
+    server.kill();
+    server.restart();
+    let position = append_soon(&log, "new");
+    assert_eq!(position.sequence, Sequence(2));
+    assert!(position.epoch > lost[0].epoch, "the same place is never given to two events");
+    let (epoch, at, _) = next(&mut *tail, forked);
+    assert_eq!((epoch, at), (position.epoch.0, 1));
+    assert_eq!(all(&log), [(1, "kept".to_owned()), (2, "new".to_owned())]);
+    for lost in lost {
+        assert_eq!(log.locate(lost), tidings_hub::log::Located::PastFork(Sequence(1)));
+    }
+}
+
+#[test]
+fn a_node_that_was_away_during_a_failover_finds_the_other_history() {
+    let mut server = Server::start(&["--save", "", "--appendonly", "no"]);
+    let proxy = server::Proxy::before(&server);
+    let log = RedisLog::open(RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") })
+        .unwrap();
+    append(&log, "kept");
+    let _: String = server.command("SAVE");
+    let lost = append(&log, "lost");
+    let mut tail = log.tail(lost.sequence).unwrap();
+    proxy.close();
+    server.kill();
+    server.restart();
+    // Another node stores on, past the place that this one has seen.
+    let other = open(&server);
+    let stored_by_other: Vec<Position> = (0..5).map(|n| append(&other, &n.to_string())).collect();
+    proxy.open();
+    assert_eq!(next(&mut *tail, forked), (other.head().epoch.0, 1, 6));
+    assert_eq!(all(&log), all(&other));
+    assert_eq!(log.head(), *stored_by_other.last().unwrap());
+    assert_eq!(log.locate(lost), tidings_hub::log::Located::PastFork(Sequence(1)));
+    append(&log, "next");
+    assert_eq!(next(&mut *tail, stored), (7, "next".to_owned()));
+}
+
+#[test]
+fn a_flushed_log_begins_anew_in_a_larger_epoch() {
+    for flush in ["FLUSHALL", "DEL tidings:{hub}:log", "DEL tidings:{hub}:meta"] {
+        let server = Server::start(&[]);
+        let (log, other) = (open(&server), open(&server));
+        let before = append(&log, "x");
+        until("the record", || other.head() == before);
+        let mut tail = other.tail(before.sequence).unwrap();
+        let _: redis::Value = server.command(flush);
+        let (epoch, at, through) = next(&mut *tail, forked);
+        assert!(epoch > before.epoch.0, "{flush}");
+        assert_eq!((at, through), (0, 0), "{flush}");
+        let position = append_soon(&log, "y");
+        assert_eq!((position.epoch.0, position.sequence.0), (epoch, 1), "{flush}");
+        until("the record", || other.head() == position);
+        assert_eq!(all(&other), [(1, "y".to_owned())]);
+        assert_eq!(log.locate(before), tidings_hub::log::Located::Unknown);
+        assert_eq!(log.cursor_key(), open(&server).cursor_key());
+    }
+}
+
+#[test]
+fn keys_of_another_type_are_trouble_and_no_loss() {
+    let server = Server::start(&[]);
+    let log = open(&server);
+    append(&log, "x");
+    let _: i64 = server.command("DEL tidings:{hub}:log");
+    let _: String = server.command("SET tidings:{hub}:log mine");
+    until("trouble", || log.stats().trouble.is_some());
+    assert!(matches!(wait(log.append(batch(&["y"]))), Err(AppendError::NotStored(_))));
+    assert_eq!(all(&log).len(), 1);
+    assert!(refused(config(&server, "hub")).contains("WRONGTYPE"));
+    let _: i64 = server.command("DEL tidings:{hub}:log");
+    append_soon(&log, "z");
+}
+
+#[test]
+fn entries_that_are_missing_are_never_passed_over() {
+    let server = Server::start(&[]);
+    let log = open(&server);
+    append_many(&log, 5);
+    let epoch = log.head().epoch.0;
+    let _: i64 = server.command(&format!("XDEL tidings:{{hub}}:log 3-{epoch}"));
+    assert!(refused(config(&server, "hub")).contains("are missing"));
+    // By hand, with an id of its own.
+    let _: String = server.command("XADD tidings:{hub}:log * a b");
+    assert!(refused(config(&server, "hub")).contains("damaged"));
+}
+
+#[test]
+fn another_format_is_refused() {
+    let server = Server::start(&[]);
+    drop(open(&server));
+    let _: i64 = server.command("HSET tidings:{hub}:meta format 2");
+    let said = refused(config(&server, "hub"));
+    assert!(said.contains("has format 2, this version knows 1"), "{said}");
+}
+
+#[test]
+fn a_base_takes_the_place_of_the_entries() {
+    let server = Server::start(&[]);
+    let caps = tidings_hub::log::Caps { count: Some(10), ..Default::default() };
+    let retention = Retention { default: caps, ..Retention::default() };
+    let config = RedisLogConfig { retention, ..config(&server, "hub") };
+    let log = RedisLog::open(config.clone()).unwrap();
+    wait(log.set_note("n".to_owned(), Some(vec![5]))).unwrap();
+    let keys = Keys::new("hub");
+    for n in 0..3000 {
+        append(&log, &format!("{n}-{}", "x".repeat(200)));
+    }
+    until("a base", || server.arguments::<u64>(&["HGET", &keys.meta, "base"]) > 0);
+    let length: u64 = server.arguments(&["XLEN", &keys.stream]);
+    assert!(length < 2500, "{length} entries are left");
+    let again = RedisLog::open(config).unwrap();
+    assert_eq!(all(&again), all(&log));
+    assert_eq!(again.head(), log.head());
+    assert_eq!(again.note("n"), Ok(Some(vec![5])));
+    // And a base upon a base, while others append.
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| append_many(&log, 300));
+        while !appending.is_finished() {
+            rebase(&again.shared).unwrap();
+        }
+    });
+    until("all of it", || again.head() == log.head());
+    let third = open_as(&server, &log);
+    assert_eq!(all(&third), all(&log));
+}
+
+fn open_as(server: &Server, log: &RedisLog) -> RedisLog {
+    let retention = log.shared.lock().replica.retention().clone();
+    RedisLog::open(RedisLogConfig { retention, ..config(server, "hub") }).unwrap()
+}
+
+#[test]
+fn a_node_that_comes_back_after_a_new_base_knows_all_of_it() {
+    let server = Server::start(&[]);
+    let proxy = server::Proxy::before(&server);
+    let late = RedisLog::open(RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") })
+        .unwrap();
+    let other = open(&server);
+    let seen = append(&late, "seen");
+    let mut tail = late.tail(seen.sequence).unwrap();
+    proxy.close();
+    until("the outage", || late.stats().trouble.is_some());
+    append_many(&other, 20);
+    rebase(&other.shared).unwrap();
+    proxy.open();
+    assert_eq!(next(&mut *tail, forked), (seen.epoch.0, 1, 21), "the epoch is the same, and nothing is lost");
+    assert_eq!(all(&late), all(&other));
+}

@@ -1,0 +1,181 @@
+//! Redis that is away, slow, too old, or does not want to.
+
+use super::server::Proxy;
+use super::*;
+
+/// As long as anybody waits at most, with some time for a machine that is busy.
+const AT_MOST: Duration = Duration::from_secs(4);
+
+fn open_through(proxy: &Proxy, server: &Server) -> RedisLog {
+    RedisLog::open(RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(server, "hub") }).unwrap()
+}
+
+#[test]
+fn a_lost_answer_stores_once() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(&server);
+    let log = open_through(&proxy, &server);
+    append(&log, "before");
+    for n in 0..10 {
+        let data = format!("cut here {n}");
+        proxy.cut_after(data.as_bytes());
+        let position = append(&log, &data);
+        assert_eq!(position.sequence, Sequence(n + 2));
+        until("the cut", || proxy.cuts() as u64 == n + 1);
+    }
+    let kept = all(&log);
+    assert_eq!(kept.len(), 11);
+    assert_eq!(all(&open(&server)), kept);
+}
+
+#[test]
+fn connections_that_are_lost_again_and_again_lose_and_double_nothing() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(&server);
+    let log = open_through(&proxy, &server);
+    let other = open(&server);
+    let mut tail = other.tail(Sequence::START).unwrap();
+    std::thread::scope(|scope| {
+        let cutting = scope.spawn(|| {
+            for n in 0..20 {
+                std::thread::sleep(Duration::from_millis(20 + n * 7 % 30));
+                proxy.cut();
+            }
+        });
+        let mut n = 0;
+        while !cutting.is_finished() {
+            assert_eq!(append(&log, &n.to_string()).sequence.0, n + 1);
+            n += 1;
+        }
+    });
+    let kept = all(&log);
+    let expected: Vec<(u64, String)> = (0..kept.len() as u64).map(|n| (n + 1, n.to_string())).collect();
+    assert_eq!(kept, expected);
+    let mut seen = Vec::new();
+    while seen.len() < kept.len() {
+        for item in tail.next(Duration::from_secs(10)).unwrap().unwrap() {
+            let TailItem::Stored(record) = item else { panic!("{item:?}") };
+            seen.push((record.position.sequence.0, record.event.data.as_str().to_owned()));
+        }
+    }
+    assert_eq!(seen, kept);
+}
+
+#[test]
+fn without_redis_appends_fail_soon_and_surely() {
+    let mut server = Server::start(&["--appendonly", "yes"]);
+    let log = open(&server);
+    append(&log, "x");
+    assert_eq!(log.stats().trouble, None);
+    server.kill();
+    until("trouble", || log.stats().trouble.is_some());
+    // The first one may have been sent on the old connection.
+    let began = Instant::now();
+    assert!(wait(log.append(batch(&["unsure"]))).is_err());
+    assert!(began.elapsed() < AT_MOST);
+    let answers: Vec<_> = (0..50).map(|_| log.append(batch(&["never"]))).collect();
+    let began = Instant::now();
+    for answer in answers {
+        let error = wait(answer).unwrap_err();
+        assert!(matches!(&error, AppendError::NotStored(why) if why.contains("out of reach")), "{error:?}");
+    }
+    assert!(began.elapsed() < AT_MOST);
+    assert!(wait(log.set_note("n".to_owned(), None)).is_err());
+    // What is kept can be read all the while.
+    assert_eq!(all(&log), [(1, "x".to_owned())]);
+    assert!(refused(config(&server, "hub")).contains("out of reach"));
+    server.restart();
+    // Though nobody asks for anything.
+    until("the end of the trouble", || log.stats().trouble.is_none());
+    let position = append_soon(&log, "back");
+    let kept = all(&log);
+    assert!(kept.iter().all(|(_, data)| data != "never"), "what failed for sure was not stored: {kept:?}");
+    assert_eq!(kept.last(), Some(&(position.sequence.0, "back".to_owned())));
+}
+
+#[test]
+fn a_redis_that_does_not_answer_is_away() {
+    let server = Server::start(&[]);
+    let log = open(&server);
+    append(&log, "x");
+    server.signal("STOP");
+    let began = Instant::now();
+    let first = wait(log.append(batch(&["unsure"])));
+    assert!(matches!(first, Err(AppendError::Unknown(_))), "{first:?}");
+    assert!(began.elapsed() < AT_MOST);
+    until("trouble", || log.stats().trouble.is_some());
+    let second = wait(log.append(batch(&["never"])));
+    assert!(matches!(second, Err(AppendError::NotStored(_))), "{second:?}");
+    server.signal("CONT");
+    append_soon(&log, "back");
+    let kept = all(&log);
+    assert!(kept.iter().filter(|(_, data)| data == "unsure").count() <= 1, "{kept:?}");
+    assert!(kept.iter().all(|(_, data)| data != "never"), "{kept:?}");
+}
+
+#[test]
+fn what_redis_does_not_take_is_not_stored() {
+    let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"]);
+    let log = open(&server);
+    append(&log, "x");
+    let _: String = server.command("CONFIG SET maxmemory 1");
+    let full = wait(log.append(batch(&["y"])));
+    assert!(matches!(&full, Err(AppendError::NotStored(why)) if why.contains("OOM")), "{full:?}");
+    let _: String = server.command("CONFIG SET maxmemory 100mb");
+    append_soon(&log, "z");
+    assert_eq!(all(&log), [(1, "x".to_owned()), (2, "z".to_owned())]);
+}
+
+#[test]
+fn a_redis_that_may_lose_events_is_refused() {
+    let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let said = refused(config(&server, "hub"));
+    assert!(said.contains("noeviction") && said.contains("allkeys-lru"), "{said}");
+    let said = refused(RedisLogConfig { ack: Ack::Aof, ..config(&Server::start(&[]), "hub") });
+    assert!(said.contains("appendonly yes"), "{said}");
+}
+
+#[test]
+fn a_user_of_redis_may_do_what_the_log_needs_and_no_more() {
+    let rights = "~tidings:{hub}:* +@read +@write +@scripting +@connection +info +time +wait +waitaof";
+    let user = format!("user tidings on >canary-pw {rights}");
+    let server = Server::start(&[]);
+    let mut words = vec!["ACL", "SETUSER"];
+    // Before 7.2 nobody knows WAITAOF.
+    words.extend(user.split(' ').skip(1).filter(|word| *word != "+waitaof"));
+    let _: String = server.arguments(&words);
+    let _: String = server.command("CONFIG SET requirepass other-pw");
+    let url = |user: &str| format!("redis://{user}@127.0.0.1:{}", server.port).parse().unwrap();
+    let with = |user: &str| RedisLogConfig { url: url(user), ..config(&server, "hub") };
+    let log = RedisLog::open(with("tidings:canary-pw")).unwrap();
+    append(&log, "x");
+    wait(log.purge("a".parse().unwrap())).unwrap();
+    crate::follow::rebase(&log.shared).unwrap();
+    let said = refused(with("tidings:canary-wrong"));
+    assert!(said.contains("WRONGPASS") || said.contains("uthentication"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+    assert!(!format!("{log:?}").contains("canary"));
+}
+
+#[test]
+fn an_answer_waits_for_replicas() {
+    let server = Server::start(&[]);
+    let log = RedisLog::open(RedisLogConfig { ack: Ack::Replicas(1), ..config(&server, "hub") });
+    assert!(log.is_err(), "there is no replica");
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    until("the replica", || server.command::<String>("INFO replication").contains("state=online"));
+    let log = RedisLog::open(RedisLogConfig { ack: Ack::Replicas(1), ..config(&server, "hub") }).unwrap();
+    assert_eq!(log.durability().to_string(), "wait 1");
+    let first = append(&log, "x");
+    assert!(refused(config(&replica, "hub")).contains("is a replica"));
+    // A replica that does not take it in.
+    replica.signal("STOP");
+    let mut tail = log.tail(first.sequence).unwrap();
+    let unsure = wait(log.append(batch(&["y"])));
+    assert!(matches!(&unsure, Err(AppendError::Unknown(why)) if why.contains("replicas")), "{unsure:?}");
+    assert_eq!(log.head(), first, "nobody sees what is not safe yet");
+    assert_eq!(tail.next(Duration::from_millis(10)), Ok(Some(Vec::new())));
+    assert!(log.stats().trouble.is_some());
+    replica.signal("CONT");
+    until("the record", || log.head().sequence == Sequence(2));
+}
