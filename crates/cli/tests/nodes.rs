@@ -148,3 +148,43 @@ fn what_services_say_in_redis_is_stored_once_for_all_nodes() {
     one.stop();
     other.stop();
 }
+
+#[test]
+fn what_services_say_is_stored_once_whichever_node_is_killed() {
+    let redis = Redis::start();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let environment = [("TIDINGS_REDIS__INGEST_STREAMS", "jobs")];
+    let url = redis.url();
+    let begin =
+        |dir: &Path| Server::start_with(dir, &["--dev", "--log", "redis", "--redis", &url], &environment);
+    let mut said = Vec::new();
+    let mut say = |redis: &Redis| {
+        redis.wait_for_subscriber("user:events");
+        for _ in 0..50 {
+            said.push(said.len());
+            redis.publish(&format!(r#"{{"channel":"orders/7","data":"{}"}}"#, said.len()));
+            said.push(said.len());
+            redis.run(&["XADD", "jobs", "*", "channel", "orders/7", "data", &said.len().to_string()]);
+        }
+        said.len()
+    };
+    let check = |server: &Server, count: usize| {
+        let mut all: Vec<usize> =
+            history(server, "earliest", count).iter().map(|data| data.parse().unwrap()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (1..=count).collect::<Vec<_>>());
+    };
+    let mut one = begin(dirs[0].path());
+    let mut other = begin(dirs[1].path());
+    check(&other, say(&redis));
+    // One of these two ends has to be that of who reads.
+    one.running.signal(Signal::KILL);
+    one.running.wait();
+    check(&other, say(&redis));
+    let third = begin(dirs[2].path());
+    other.running.signal(Signal::KILL);
+    other.running.wait();
+    let count = say(&redis);
+    check(&third, count);
+    third.stop();
+}

@@ -24,7 +24,11 @@ struct Line {
 impl Bus for Line {
     fn join(&self, node: NodeId, ear: Ear) {
         let cut = self.cut.clone();
-        let ear = move |words: &[u8]| (!cut.load(Ordering::SeqCst)).then(|| ear(words)).unwrap_or_default();
+        let ear = move |words: &[u8]| {
+            if !cut.load(Ordering::SeqCst) {
+                ear(words);
+            }
+        };
         self.bus.join(node, Arc::new(ear));
     }
 
