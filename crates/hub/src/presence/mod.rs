@@ -719,7 +719,7 @@ mod tests {
         let (ann, follows) = (user("ann"), views(&["room", "hall"]));
         presence.enter(0, Some(&ann), None, &follows, Timestamp(0));
         let told = News::User { user: ann.clone(), connections: 1, info: None };
-        assert_eq!(presence.news(), [told.clone()]);
+        assert_eq!(presence.news(), std::slice::from_ref(&told));
         assert_eq!(presence.news(), []);
         let watch = |watched| News::Watch { channel: channel("room"), watched };
         let hear =
