@@ -153,6 +153,14 @@ fn a_token_of_a_new_secret_is_said_to_be_one() {
 }
 
 #[test]
+fn every_command_says_one_line_for_an_option() {
+    for command in ["publish", "subscribe", "history", "token", "serve", "bench", "check"] {
+        let help = stdout_of(tidings().args([command, "--help"]));
+        assert!(!help.contains("Possible values:"), "{help}");
+    }
+}
+
+#[test]
 fn an_empty_event_is_sent_on_purpose_only() {
     // Nobody listens there: what is refused is refused before.
     let publish = |arguments: &[&str]| {
