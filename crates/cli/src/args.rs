@@ -413,12 +413,11 @@ pub(crate) struct History {
     pub(crate) server: Server,
 }
 
-/// Which events come first.
+/// Which events come first: the oldest or the newest. Its values have no texts of their own: with them the help of all options
+/// would be in the long form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Order {
-    /// The oldest.
     Asc,
-    /// The newest.
     Desc,
 }
 

@@ -33,7 +33,8 @@ pub(crate) fn run(args: &args::Token) -> Result<()> {
     let token = NewToken { user, grants: args.grants.read()?, admin: args.grants.admin, info, ttl };
     if token.user.is_none() && token.grants == Default::default() && !token.admin {
         bail!(Usage(
-            "a token for whom, or for what? Give --sub, --subscribe, --publish or --admin".to_owned()
+            "a token for whom, or for what? Give --sub, --subscribe, --publish, --presence or --admin"
+                .to_owned()
         ));
     }
     let configured = &args.configured;
@@ -48,8 +49,15 @@ pub(crate) fn run(args: &args::Token) -> Result<()> {
 fn signing_key(config: &Config) -> Result<KeyConfig> {
     let keys = &config.auth.access.keys;
     if keys.is_empty() {
+        let is_new = !config.data_dir.join(Secrets::FILE).exists();
         let secrets =
             Secrets::load_or_create(&config.data_dir).context("the data directory's secret can't be had")?;
+        if is_new {
+            let dir = config.data_dir.display();
+            eprintln!(
+                "tidings: made a new secret in {dir}; the token is good for a server with that --data-dir"
+            );
+        }
         return Ok(KeyConfig::secret(secrets.jwt));
     }
     let shared = keys.iter().find(|key| matches!(key.source, KeySource::Secret(_)));

@@ -144,6 +144,23 @@ fn a_token_is_made_where_the_configuration_says() {
 }
 
 #[test]
+fn a_token_of_a_new_secret_is_said_to_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = || run(tidings().args(["token", "--sub", "ada"]).current_dir(dir.path()));
+    let first = stderr(&make());
+    assert!(first.contains("a new secret in data") && first.contains("--data-dir"), "{first}");
+    assert_eq!(stderr(&make()), "");
+}
+
+#[test]
+fn every_command_says_one_line_for_an_option() {
+    for command in ["publish", "subscribe", "history", "token", "serve", "bench", "check"] {
+        let help = stdout_of(tidings().args([command, "--help"]));
+        assert!(!help.contains("Possible values:"), "{help}");
+    }
+}
+
+#[test]
 fn an_empty_event_is_sent_on_purpose_only() {
     // Nobody listens there: what is refused is refused before.
     let publish = |arguments: &[&str]| {

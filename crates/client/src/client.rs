@@ -206,9 +206,13 @@ impl ClientBuilder {
 
 fn address(text: &str) -> Result<Url, Error> {
     let refuse = |reason: &str| Error::Address { url: text.to_owned(), reason: reason.to_owned() };
+    let beginning = "it has to begin with http:// or https:// and a host";
+    if !text.contains("://") {
+        return Err(refuse(beginning));
+    }
     let mut url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(refuse("it has to begin with http:// or https:// and a host"));
+        return Err(refuse(beginning));
     }
     url.set_query(None);
     url.set_fragment(None);
@@ -248,6 +252,10 @@ mod tests {
     fn bad_addresses_and_tokens_are_refused() {
         for bad in ["", "127.0.0.1:4600", "localhost:4600", "/events", "ftp://example.org", "http://"] {
             assert!(matches!(Client::builder(bad).build(), Err(Error::Address { .. })), "{bad:?}");
+        }
+        for bare in ["127.0.0.1:4600", "localhost:4600", "push.example/tidings"] {
+            let error = Client::builder(bare).build().unwrap_err().to_string();
+            assert!(error.contains("begin with http:// or https://"), "{error}");
         }
         let error = Client::builder("http://a").token("secret\n").build().unwrap_err();
         assert!(matches!(error, Error::Token) && !error.to_string().contains("secret"));
