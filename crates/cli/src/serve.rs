@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tidings::hub::log::{Log, MemoryLog, MemoryLogConfig, Retention};
-use tidings::hub::{Hub, HubConfig, ReplayCaps, Timestamp};
+use tidings::hub::{Bus, Hub, HubConfig, ReplayCaps, Timestamp};
 use tidings::log_disk::{DataDir, DiskLog, DiskLogConfig, Recovery, SyncPolicy};
 use tidings::log_redis::{RedisLog, RedisLogConfig};
 use tidings::server::auth::{Cors, Origins, Secrets};
@@ -55,7 +55,7 @@ async fn serve(config: Config) -> Result<()> {
     // Listening before the log is open lets those who come back after a restart wait instead of fail.
     let listener = listen(config.server.listen)?;
     let internal = config.server.internal_listen.map(listen).transpose()?;
-    let hub = open_hub(&config, dir, secrets).await?;
+    let (hub, bus) = open_hub(&config, dir, secrets).await?;
 
     let addresses = (listener.local_addr()?, internal.as_ref().map(TcpListener::local_addr).transpose()?);
     let origins = Origins { local: config.server.dev, ..config.auth.access.origins.clone() };
@@ -66,6 +66,9 @@ async fn serve(config: Config) -> Result<()> {
     let public_side = if internal.is_some() { Side::Public } else { Side::Both };
     let mut listening = tokio::task::JoinSet::new();
     let server = Server::of_side(app.clone(), public_side).context("the workers can't be started")?;
+    if let Some(bus) = bus {
+        app.join(bus);
+    }
     listening.spawn(async move { server.serve(listener).await });
     if let Some(listener) = internal {
         let server = Server::of_side(app.clone(), Side::Internal)?;
@@ -113,7 +116,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     bind().with_context(|| format!("can't listen on {address}; another address is chosen with --listen"))
 }
 
-async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: Secrets) -> Result<Hub> {
+/// The hub, and the line to its other nodes, if there may be some.
+async fn open_hub(
+    config: &Config,
+    dir: Option<DataDir>,
+    secrets: Secrets,
+) -> Result<(Hub, Option<Arc<dyn Bus>>)> {
     let retention = config.retention.clone();
     let cursor = secrets.cursor.0;
     let mut hub_config = HubConfig {
@@ -130,12 +138,14 @@ async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: Secrets) -> Re
     let redis = (config.log == LogKind::Redis).then(|| config.redis.clone());
     // Opening reads the disk, or all that Redis has.
     tokio::task::spawn_blocking(move || {
+        let mut bus: Option<Arc<dyn Bus>> = None;
         let log: Arc<dyn Log> = match (dir, redis) {
             (_, Some(redis)) => {
                 let log = open_redis(redis, retention, cursor)?;
                 // All nodes have the key of the first one, and each keeps it, so that it is known when Redis loses it.
                 hub_config.cursor_key = CursorKey::new(log.cursor_key());
                 secrets.with_cursor(&data_dir, log.cursor_key())?;
+                bus = Some(Arc::new(log.bus()));
                 Arc::new(log)
             }
             (Some(dir), None) => {
@@ -149,7 +159,7 @@ async fn open_hub(config: &Config, dir: Option<DataDir>, secrets: Secrets) -> Re
                 Arc::new(MemoryLog::new(MemoryLogConfig { epoch, retention }))
             }
         };
-        Hub::start(log, hub_config).context("the log can't be read")
+        Ok((Hub::start(log, hub_config).context("the log can't be read")?, bus))
     })
     .await?
 }

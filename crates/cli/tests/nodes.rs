@@ -5,7 +5,8 @@ mod harness;
 mod redis;
 
 use std::path::Path;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use harness::{PATIENCE, Running, Server, stdout_of, tidings};
 use redis::Redis;
@@ -83,4 +84,107 @@ fn nodes_survive_redis_and_redis_survives_nodes() {
     assert_eq!(history(&one, "earliest", 3), ["first", "second", "third"]);
     one.stop();
     other.stop();
+}
+
+/// Asks until the answer has something in it.
+fn until(url: &str, what: &str) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = stdout_of(Command::new("curl").args(["-s", url]));
+        if answer.contains(what) {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{url}: {answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn every_node_knows_who_is_on_the_others_and_reaches_them() {
+    let redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, mut other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    let stream = Running::start(tidings().args(["subscribe", "--url", &other.url, "room", "--json"]));
+    stream.wait_for("connected to");
+    // It is there for both, by way of whichever is asked.
+    let here = until(&format!("{}/presence?channel=room", one.url), r#""connections":1"#);
+    assert!(here.contains(r#""truncated":false"#), "{here}");
+    until(&format!("{}/stats", one.url), r#""nodes":2"#);
+    let all = until(&format!("{}/connections", one.url), r#""connection":""#);
+    let id = all.split(r#""connection":""#).nth(1).unwrap().split('"').next().unwrap();
+    assert!(until(&format!("{}/connections/{id}", one.url), id).contains("room"));
+    let gone = stdout_of(Command::new("curl").args([
+        "-s",
+        "-X",
+        "DELETE",
+        &format!("{}/connections/{id}", one.url),
+    ]));
+    assert!(gone.contains(r#""disconnected":1"#), "{gone}");
+    // A node that dies takes what it had with it, within its lease.
+    other.running.signal(Signal::KILL);
+    other.running.wait();
+    until(&format!("{}/stats", one.url), r#""nodes":1"#);
+    until(&format!("{}/presence?channel=room", one.url), r#""connections":0"#);
+    one.stop();
+}
+
+#[test]
+fn what_services_say_in_redis_is_stored_once_for_all_nodes() {
+    let redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    redis.wait_for_subscriber("user:events");
+    for n in 0..20 {
+        redis.publish(&format!(r#"{{"channel":"orders/7","data":"{n}"}}"#));
+    }
+    // The last one comes after all the others.
+    assert_eq!(history(&one, "earliest", 20).len(), 20);
+    publish(&one, "end");
+    let mut expected: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    expected.push("end".to_owned());
+    for server in [&one, &other] {
+        assert_eq!(history(server, "earliest", 21), expected);
+    }
+    one.stop();
+    other.stop();
+}
+
+#[test]
+fn what_services_say_is_stored_once_whichever_node_is_killed() {
+    let redis = Redis::start();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let environment = [("TIDINGS_REDIS__INGEST_STREAMS", "jobs")];
+    let url = redis.url();
+    let begin =
+        |dir: &Path| Server::start_with(dir, &["--dev", "--log", "redis", "--redis", &url], &environment);
+    let mut said = Vec::new();
+    let mut say = |redis: &Redis| {
+        redis.wait_for_subscriber("user:events");
+        for _ in 0..50 {
+            said.push(said.len());
+            redis.publish(&format!(r#"{{"channel":"orders/7","data":"{}"}}"#, said.len()));
+            said.push(said.len());
+            redis.run(&["XADD", "jobs", "*", "channel", "orders/7", "data", &said.len().to_string()]);
+        }
+        said.len()
+    };
+    let check = |server: &Server, count: usize| {
+        let mut all: Vec<usize> =
+            history(server, "earliest", count).iter().map(|data| data.parse().unwrap()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (1..=count).collect::<Vec<_>>());
+    };
+    let mut one = begin(dirs[0].path());
+    let mut other = begin(dirs[1].path());
+    check(&other, say(&redis));
+    // One of these two ends has to be that of who reads.
+    one.running.signal(Signal::KILL);
+    one.running.wait();
+    check(&other, say(&redis));
+    let third = begin(dirs[2].path());
+    other.running.signal(Signal::KILL);
+    other.running.wait();
+    let count = say(&redis);
+    check(&third, count);
+    third.stop();
 }

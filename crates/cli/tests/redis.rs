@@ -105,7 +105,11 @@ fn what_is_published_in_redis_reaches_the_user_and_is_resumed() {
     redis.publish(r#"{"userId":"ada","event":"paid","data":{"n":2}}"#);
     let mut events = Events::open(&server, &token, Some(&id));
     assert_eq!(events.next().1, r#"{"n":2}"#);
-    assert_eq!(ingested(&server, &admin, "redis_pubsub")["stored"], 3);
+    // It may be on the page before it is counted.
+    let end = Instant::now() + PATIENCE;
+    while ingested(&server, &admin, "redis_pubsub")["stored"] != 3 {
+        assert!(Instant::now() < end, "{}", server.running.written());
+    }
     server.running.signal(Signal::KILL);
     server.running.wait();
 

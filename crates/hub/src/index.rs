@@ -19,14 +19,15 @@ pub(crate) struct Followed {
     /// It is a channel that has ended, with this record, as is known of the log up to `known_to`. That may be ahead of
     /// what has come through the window.
     pub(crate) ended: Option<Sequence>,
-    known_to: Sequence,
+    /// Nothing, if nobody was told.
+    known_to: Option<Sequence>,
 }
 
 impl Followed {
     /// Takes in whether the channel has ended as of a place, unless something newer is known.
     pub(crate) fn learn(&mut self, place: Sequence, ended: Option<Sequence>) {
-        if place >= self.known_to {
-            self.known_to = place;
+        if self.known_to.is_none_or(|known| place >= known) {
+            self.known_to = Some(place);
             self.ended = ended;
         }
     }
@@ -34,12 +35,12 @@ impl Followed {
     /// Whether it may have ended without anybody here knowing: nobody was told since it was followed, or since the window
     /// left this worker behind.
     pub(crate) fn may_have_ended(&self) -> bool {
-        matches!(self.view, View::Channel(_)) && !self.view.is_system() && self.known_to == Sequence::START
+        matches!(self.view, View::Channel(_)) && !self.view.is_system() && self.known_to.is_none()
     }
 
     /// Whether what is known of its end takes in everything up to a place.
     pub(crate) fn is_known_to(&self, place: Sequence) -> bool {
-        self.known_to >= place
+        self.known_to.is_some_and(|known| known >= place)
     }
 
     /// The place in `recent` of the first entry that comes at an index or after it. Whoever is behind is mostly behind
@@ -104,7 +105,7 @@ impl Index {
             recent: VecDeque::new(),
             complete_from,
             ended: None,
-            known_to: Sequence::START,
+            known_to: None,
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -158,7 +159,7 @@ impl Index {
     /// Forgets which channels have ended.
     pub(crate) fn forget_ends(&mut self) {
         for followed in self.views.iter_mut().flatten() {
-            followed.known_to = Sequence::START;
+            followed.known_to = None;
             followed.ended = None;
         }
     }
@@ -299,7 +300,7 @@ mod tests {
                 recent: recent.clone(),
                 complete_from: 0,
                 ended: None,
-                known_to: Sequence::START,
+                known_to: None,
             };
             for index in 0..length * 2 + 2 {
                 let expected = recent.partition_point(|entry| *entry < index);

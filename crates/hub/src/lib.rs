@@ -4,6 +4,7 @@
 //! newest of it, encoded, for all workers), [`Shard`] (the subscribers of one worker), [`Hub`] (which ties them
 //! together).
 
+mod bus;
 mod catch_up;
 mod conflate;
 pub mod durable;
@@ -24,6 +25,7 @@ mod time;
 mod view;
 mod window;
 
+pub use bus::{Bus, Ear, MemoryBus};
 pub use filter::{BadFilter, Filter, Filters, Wrong};
 pub use hub::{Hub, HubConfig, HubStats, PublishError, Published};
 pub use poll::{Answer, Poll, Polls};

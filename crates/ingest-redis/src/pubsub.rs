@@ -10,6 +10,7 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tidings_hub::log::Terms;
 use tidings_hub::{Hub, Timestamp};
 use tidings_wire::Event;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
@@ -122,7 +123,8 @@ impl Receive<'_> {
         if let Ended::Stopped = ended {
             // What Redis has sent before it answers comes before its answer.
             let _ = timeout(ANSWER, unsubscribe(sink, self.config)).await;
-            let _ = timeout(Duration::ZERO, self.all()).await;
+            // All of it, not only as much as a task usually does in one turn.
+            let _ = timeout(Duration::ZERO, unconstrained(self.all())).await;
         }
         ended
     }

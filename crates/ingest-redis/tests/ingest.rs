@@ -198,6 +198,25 @@ fn many_messages_keep_their_order_and_a_bad_one_keeps_no_other_out() {
 }
 
 #[test]
+fn what_was_published_before_a_stop_is_stored() {
+    let redis = Redis::start();
+    let log = log();
+    let mut config = config(&redis);
+    config.lease = PATIENCE;
+    let node = Node::start(&log, &config);
+    redis.wait_for_subscriber("user:events");
+    // So that much is waiting when it stops.
+    node.suspend(Duration::from_secs(1));
+    let mut client = redis.client();
+    for n in 0..3_000 {
+        let message = format!(r#"{{"channel":"a","data":"{n}"}}"#);
+        assert_eq!(client.run(&["PUBLISH", "user:events", &message]), Reply::Number(1));
+    }
+    node.stop();
+    assert_eq!(times(&*log), (0..3_000).map(|n| (n, 1)).collect());
+}
+
+#[test]
 fn what_the_log_does_not_take_in_time_is_counted_as_lost() {
     let redis = Redis::start();
     let log = log();

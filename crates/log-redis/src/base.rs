@@ -35,16 +35,20 @@ pub(crate) struct EntryId {
     pub(crate) epoch: u32,
 }
 
-/// Writes a state down, chunk by chunk.
-pub(crate) fn encode(saved: &Saved, at: EntryId) -> Vec<Vec<u8>> {
-    let mut chunks = vec![Vec::new()];
-    let mut add = |item: Vec<u8>| {
-        if chunks.last().is_none_or(|chunk| chunk.len() + item.len() > CHUNK) {
-            chunks.push(Vec::new());
+/// Writes a state down: hands over chunk by chunk, so that not all of it is in memory once more.
+pub(crate) fn encode<E>(
+    saved: &Saved,
+    at: EntryId,
+    mut hand_over: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut chunk = Vec::new();
+    let mut add = |item: &[u8]| {
+        if !chunk.is_empty() && chunk.len() + item.len() > CHUNK {
+            hand_over(&chunk)?;
+            chunk.clear();
         }
-        if let Some(chunk) = chunks.last_mut() {
-            put_bytes(chunk, &item);
-        }
+        put_bytes(&mut chunk, item);
+        if item == [END] { hand_over(&chunk) } else { Ok(()) }
     };
     let mut head = vec![HEAD];
     put_number(&mut head, at.number);
@@ -57,12 +61,12 @@ pub(crate) fn encode(saved: &Saved, at: EntryId) -> Vec<Vec<u8>> {
         put_number(&mut head, fork.0);
     }
     put_retention(&mut head, &saved.retention);
-    add(head);
+    add(&head)?;
     for SavedChannel { channel, gone, floor, newest } in &saved.channels {
         let mut item = vec![CHANNEL];
         put_text(&mut item, channel.as_str());
         [gone, floor, newest].iter().for_each(|sequence| put_number(&mut item, sequence.0));
-        add(item);
+        add(&item)?;
     }
     for SavedRecord { record, lost } in &saved.records {
         let mut item = vec![RECORD];
@@ -70,46 +74,51 @@ pub(crate) fn encode(saved: &Saved, at: EntryId) -> Vec<Vec<u8>> {
         put_number(&mut item, record.time.0);
         put_bytes(&mut item, lost);
         put_event(&mut item, &record.event);
-        add(item);
+        add(&item)?;
     }
     for (name, value) in &saved.notes {
         let mut item = vec![NOTE];
         put_text(&mut item, name);
         item.extend(value);
-        add(item);
+        add(&item)?;
     }
     for SavedAnswer { once, positions } in &saved.answers {
         let mut item = vec![ANSWER];
         put_once(&mut item, once);
         put_number(&mut item, positions.len() as u64);
         positions.iter().for_each(|position| put_position(&mut item, *position));
-        add(item);
+        add(&item)?;
     }
     for (lease, until) in &saved.leases {
         let mut item = vec![LEASE];
         put_lease(&mut item, lease);
         put_number(&mut item, u64::try_from(until.as_millis()).unwrap_or(u64::MAX));
-        add(item);
+        add(&item)?;
     }
-    add(vec![END]);
-    chunks
+    add(&[END])
 }
 
-/// The state, and after which entry it is. `None` when it can't be understood.
-pub(crate) fn decode(chunks: &[Vec<u8>]) -> Option<(Replica, EntryId)> {
-    let mut saved = Saved::default();
-    let mut at = None;
-    let mut ended = false;
-    for chunk in chunks {
+/// A state while it is read, chunk by chunk.
+#[derive(Default)]
+pub(crate) struct Reading {
+    saved: Saved,
+    at: Option<EntryId>,
+    ended: bool,
+}
+
+impl Reading {
+    /// Takes the next chunk in. `None` when it can't be understood.
+    pub(crate) fn take(&mut self, chunk: &[u8]) -> Option<()> {
         let mut from = Reader(chunk);
         while !from.0.is_empty() {
             let mut item = Reader(from.bytes()?);
             let [kind] = item.array()?;
-            if ended || (kind == HEAD) != at.is_none() {
+            if self.ended || (kind == HEAD) != self.at.is_none() {
                 return None;
             }
+            let saved = &mut self.saved;
             match kind {
-                HEAD => at = Some(head(&mut item, &mut saved)?),
+                HEAD => self.at = Some(head(&mut item, saved)?),
                 CHANNEL => saved.channels.push(SavedChannel {
                     channel: Channel::stored(item.text()?).ok()?,
                     gone: Sequence(item.number()?),
@@ -133,15 +142,18 @@ pub(crate) fn decode(chunks: &[Vec<u8>]) -> Option<(Replica, EntryId)> {
                     let lease = take_lease(&mut item)?;
                     saved.leases.push((lease, Duration::from_millis(item.number()?)));
                 }
-                END => ended = true,
+                END => self.ended = true,
                 _ => return None,
             }
         }
+        Some(())
     }
-    if !ended {
-        return None;
+
+    /// The state, and after which entry it is. `None` when something is missing, or it makes no sense.
+    pub(crate) fn finish(self) -> Option<(Replica, EntryId)> {
+        let replica = Replica::load(self.saved).filter(|_| self.ended)?;
+        Some((replica, self.at?))
     }
-    Some((Replica::load(saved)?, at?))
 }
 
 fn head(item: &mut Reader<'_>, saved: &mut Saved) -> Option<EntryId> {
@@ -189,19 +201,56 @@ mod tests {
         replica
     }
 
+    fn chunks(saved: &Saved) -> Vec<Vec<u8>> {
+        let mut chunks = Vec::new();
+        let mut keep = |chunk: &[u8]| {
+            chunks.push(chunk.to_vec());
+            Ok::<(), ()>(())
+        };
+        encode(saved, AT, &mut keep).unwrap();
+        chunks
+    }
+
+    fn decode(chunks: &[Vec<u8>]) -> Option<(Replica, EntryId)> {
+        let mut reading = Reading::default();
+        for chunk in chunks {
+            reading.take(chunk)?;
+        }
+        reading.finish()
+    }
+
     #[test]
     fn a_state_comes_back() {
         let saved = replica().save();
         assert!(saved.records.iter().any(|record| !record.lost.is_empty()));
-        assert_eq!(saved.leases.len(), 1);
-        assert!(matches!(&saved.leases[0], (Lease { number: 1, .. }, _)));
-        let (back, at) = decode(&encode(&saved, AT)).unwrap();
+        assert!(matches!(&saved.leases[..], [(Lease { number: 1, .. }, _)]));
+        let (back, at) = decode(&chunks(&saved)).unwrap();
         assert_eq!((back.save(), at), (saved, AT));
     }
 
     #[test]
+    fn a_large_state_is_several_chunks() {
+        let mut replica = replica();
+        for n in 0..10_u8 {
+            let data = "x".repeat(CHUNK / 3);
+            let event = Event::new("large".parse::<Channel>().unwrap().into(), data.as_str().into());
+            let record = NewRecord { time: Timestamp(n.into()), event: Arc::new(event) };
+            replica.append(vec![record], Terms::default(), Duration::ZERO, &mut Vec::new()).unwrap();
+        }
+        let saved = replica.save();
+        let chunks = chunks(&saved);
+        assert!(chunks.len() >= 4 && chunks.iter().all(|chunk| chunk.len() <= CHUNK + 16));
+        assert_eq!(decode(&chunks).unwrap().0.save(), saved);
+        for missing in 0..chunks.len() {
+            let mut rest = chunks.clone();
+            rest.remove(missing);
+            assert!(decode(&rest).is_none_or(|(replica, _)| replica.save() != saved));
+        }
+    }
+
+    #[test]
     fn a_state_of_which_anything_is_missing_is_none() {
-        let chunks = encode(&replica().save(), AT);
+        let chunks = chunks(&replica().save());
         assert_eq!(chunks.len(), 1);
         for end in 0..chunks[0].len() {
             assert!(decode(&[chunks[0][..end].to_vec()]).is_none());
@@ -214,7 +263,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, at: prop::sample::Index, flip in 1..=255_u8) {
             let _ = decode(&[bytes]);
-            let mut chunks = encode(&replica().save(), AT);
+            let mut chunks = chunks(&replica().save());
             let place = at.index(chunks[0].len());
             chunks[0][place] ^= flip;
             let _ = decode(&chunks);

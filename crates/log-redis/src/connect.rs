@@ -78,31 +78,12 @@ impl Connector {
     /// Refuses a server that would lose events, or that this version can't use.
     fn look_at(&self, connection: &mut Connection) -> Result<()> {
         let info: String = cmd("INFO").query(connection)?;
-        let info: HashMap<&str, &str> =
-            info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
-        let field = |name: &str| info.get(name).copied().unwrap_or_default();
-        let version = field("redis_version");
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        let version_is = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        if version_is < (7, 0) {
-            return refused(format!("Redis {version} is too old: version 7 or newer is needed"));
-        }
-        if field("loading") == "1" {
-            return refused("Redis is still loading its data".to_owned());
-        }
-        if field("role") != "master" {
-            return refused("this Redis is a replica, and only a master stores".to_owned());
-        }
-        let policy = field("maxmemory_policy");
-        if field("maxmemory") != "0" && policy != "noeviction" {
-            return refused(format!(
-                "Redis may evict the log when its memory is full (maxmemory-policy {policy}): set it to noeviction"
-            ));
-        }
+        let info = fields(&info);
+        let version_is = usable(&info).map_err(Trouble::Refused)?;
         if self.ack != Ack::Aof {
             return Ok(());
         }
-        if field("aof_enabled") != "1" {
+        if info.get("aof_enabled").is_none_or(|enabled| *enabled != "1") {
             return refused("ack is aof, and Redis has no append-only file: set appendonly yes".to_owned());
         }
         if version_is < (7, 2) {
@@ -110,6 +91,7 @@ impl Connector {
             let policy: HashMap<String, String> =
                 cmd("CONFIG").arg("GET").arg("appendfsync").query(connection)?;
             if policy.get("appendfsync").is_none_or(|policy| policy != "always") {
+                let version = info.get("redis_version").copied().unwrap_or_default();
                 return refused(format!(
                     "ack is aof, and Redis {version} can't be asked what is on its disk: set appendfsync always, or use Redis 7.2"
                 ));
@@ -117,6 +99,35 @@ impl Connector {
         }
         Ok(())
     }
+}
+
+/// What a server says of itself.
+fn fields(info: &str) -> HashMap<&str, &str> {
+    info.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
+}
+
+/// The first two numbers of a server's version, or why it can't have a log.
+fn usable(info: &HashMap<&str, &str>) -> std::result::Result<(u32, u32), String> {
+    let field = |name: &str| info.get(name).copied().unwrap_or_default();
+    let version = field("redis_version");
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let version_is = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version_is < (7, 0) {
+        return Err(format!("Redis {version} is too old: version 7 or newer is needed"));
+    }
+    if field("loading") == "1" {
+        return Err("Redis is still loading its data".to_owned());
+    }
+    if field("role") != "master" {
+        return Err("this Redis is a replica, and only a master stores".to_owned());
+    }
+    let policy = field("maxmemory_policy");
+    if field("maxmemory") != "0" && policy != "noeviction" {
+        return Err(format!(
+            "Redis may evict the log when its memory is full (maxmemory-policy {policy}): set it to noeviction"
+        ));
+    }
+    Ok(version_is)
 }
 
 fn refused<T>(what: String) -> Result<T> {
@@ -153,5 +164,32 @@ pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: 
                 Err(error) => Err(error.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_would_lose_events_is_not_usable() {
+        let good = "# Server\r\nredis_version:7.2.4\r\nloading:0\r\nrole:master\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
+        assert_eq!(usable(&fields(good)), Ok((7, 2)));
+        for (from, to, why) in [
+            ("7.2.4", "6.2.14", "too old"),
+            ("7.2.4", "", "too old"),
+            ("loading:0", "loading:1", "loading"),
+            ("role:master", "role:slave", "a replica"),
+            (
+                "maxmemory:0\r\nmaxmemory_policy:noeviction",
+                "maxmemory:1\r\nmaxmemory_policy:allkeys-lru",
+                "allkeys-lru",
+            ),
+        ] {
+            let said = usable(&fields(&good.replace(from, to))).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+        // Without a limit nothing is ever evicted.
+        assert!(usable(&fields(&good.replace("noeviction", "allkeys-lru"))).is_ok());
     }
 }

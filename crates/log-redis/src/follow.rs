@@ -76,7 +76,7 @@ pub(crate) fn open(
     let mut moved = None;
     for _ in 0..ATTEMPTS {
         let mut connection = connector.connect(moved.as_deref())?;
-        match settle_with(&mut connection, keys, &beginning) {
+        match settle_with(&mut connection, keys, &beginning, &[]) {
             Err(Trouble::Moved(to)) => moved = Some(to),
             Err(trouble) => return Err(trouble),
             Ok(meta) => {
@@ -97,18 +97,18 @@ pub(crate) fn settle(shared: &Shared, connection: &mut Connection) -> Result<Met
         (state.replica.head().epoch.0.saturating_add(1), state.replica.retention().clone())
     };
     let beginning = Beginning { epoch, key: shared.cursor_key, retention: &retention };
-    let meta = settle_with(connection, &shared.keys, &beginning)?;
-    if meta.key != shared.cursor_key {
-        let what = "the log in Redis is another one now: the key of its cursors is not that of this node";
-        return Err(Trouble::Refused(what.to_owned()));
-    }
-    Ok(meta)
+    settle_with(connection, &shared.keys, &beginning, &shared.cursor_key)
 }
 
-fn settle_with(connection: &mut Connection, keys: &Keys, beginning: &Beginning<'_>) -> Result<Meta> {
+fn settle_with(
+    connection: &mut Connection,
+    keys: &Keys,
+    beginning: &Beginning<'_>,
+    known_key: &[u8],
+) -> Result<Meta> {
     // Without a group to append, its node's key is not looked at.
     let three = [&keys.stream[..], &keys.meta, &keys.meta];
-    let look = [Arg::Text(FORMAT), Arg::Text(""), Arg::Text(""), Arg::Text("")];
+    let look = [Arg::Text(FORMAT), Arg::Text(""), Arg::Text(""), Arg::Text(""), Arg::Bytes(known_key)];
     match run_script(connection, Script::Append, &three, &look) {
         Err(Trouble::Gone) => {}
         answer => return meta(answer?),
@@ -166,19 +166,22 @@ fn load_once(
     let mut loaded = None;
     let mut mine = Vec::new();
     if base > 0 {
-        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        let strange = || damaged("its base is missing or can't be understood");
+        let mut reading = base::Reading::default();
+        let mut from = 0;
         loop {
-            let from = chunks.len() as isize;
-            let more: Vec<Vec<u8>> =
+            let chunks: Vec<Vec<u8>> =
                 cmd("LRANGE").arg(&keys.base).arg(from).arg(from + CHUNKS - 1).query(connection)?;
-            if more.is_empty() {
+            if chunks.is_empty() {
                 break;
             }
-            size.base_bytes += more.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-            chunks.extend(more);
+            from += CHUNKS;
+            for chunk in chunks {
+                size.base_bytes += chunk.len() as u64;
+                reading.take(&chunk).ok_or_else(strange)?;
+            }
         }
-        let (replica, at) =
-            base::decode(&chunks).ok_or_else(|| damaged("its base is missing or can't be understood"))?;
+        let (replica, at) = reading.finish().ok_or_else(strange)?;
         if at.number != base {
             return Err(damaged("its base is another one than is said"));
         }
@@ -473,12 +476,12 @@ pub(crate) fn rebase(shared: &Shared) -> Result<()> {
     let new = keys.of_node("base", &shared.node);
     cmd("DEL").arg(&new).exec(&mut connection)?;
     let mut base_bytes = 0;
-    for chunk in base::encode(&saved, at) {
+    base::encode(&saved, at, |chunk| -> Result<()> {
         base_bytes += chunk.len() as u64;
         cmd("RPUSH").arg(&new).arg(chunk).exec(&mut connection)?;
         // What is not finished goes by itself.
-        cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?;
-    }
+        Ok(cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?)
+    })?;
     let four = [&keys.stream[..], &keys.meta, &keys.base, &new];
     let args =
         [Arg::Text(FORMAT), Arg::Number(at.epoch.into()), Arg::Number(size.base), Arg::Number(at.number)];

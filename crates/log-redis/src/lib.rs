@@ -20,7 +20,10 @@
 //! - `tidings:{NAME}:base`, a list: the state after that entry, see [`base`]. Entries up to it are gone from the stream. A
 //!   node makes a new one when most of what is stored is not needed any more, in a key of its own that then takes the
 //!   place of the old one.
+//! - `tidings:{NAME}:bus`, and `tidings:{NAME}:bus:NODE`: no keys, but where nodes speak to each other, see [`RedisBus`].
 //! - `tidings:{NAME}:node:NODE`: the number of the newest group of a node, for an hour.
+//! - For a minute: `seen:NODE`, what a node writes to wait for replicas or the disk; `base:NODE`, a base that is being
+//!   written; `rebasing:lock`, so that not all nodes write one at once (if they do, one of them counts).
 //!
 //! # Who decides what
 //!
@@ -39,6 +42,7 @@
 //! `FLUSHALL` the first node that notices begins a new log, in a larger epoch.
 
 mod base;
+mod bus;
 mod connect;
 mod entry;
 mod error;
@@ -50,6 +54,7 @@ mod step;
 mod url;
 mod write;
 
+pub use bus::RedisBus;
 pub use error::OpenError;
 pub use log::{Ack, BadAck, RedisLog, RedisLogConfig};
 pub use url::{BadUrl, RedisUrl};

@@ -16,6 +16,7 @@ use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Key, Position, Sequence};
 
 use crate::base::EntryId;
+use crate::bus::RedisBus;
 use crate::connect::Connector;
 use crate::error::{OpenError, Trouble};
 use crate::follow::{self, Follower};
@@ -231,6 +232,11 @@ impl RedisLog {
             block_on(answer).map_err(|error| Trouble::Refused(error.to_string()))?;
         }
         Ok(log)
+    }
+
+    /// The line to the hub's other nodes.
+    pub fn bus(&self) -> RedisBus {
+        RedisBus::new(self.shared.connector.clone(), self.shared.keys.clone())
     }
 
     /// The key of the hub's cursors, which the first node has brought: with another one a node could not read the

@@ -30,7 +30,7 @@ return 1
 ";
 
 /// Appends one group of a node, if it is not there yet. KEYS: stream, meta, node. ARGV: format, the node, the group's
-/// number, its steps. Without a number only what has to be is done: a new epoch, if this is another run of Redis.
+/// number, its steps, the key of the cursors if it is known. Without a number only what has to be is done: a new epoch, if this is another run of Redis.
 const APPEND: &str = r"
 local meta = redis.call('HMGET', KEYS[2], 'format', 'run', 'last', 'epoch', 'key')
 if not meta[1] or redis.call('EXISTS', KEYS[1]) == 0 then
@@ -38,6 +38,9 @@ if not meta[1] or redis.call('EXISTS', KEYS[1]) == 0 then
 end
 if meta[1] ~= ARGV[1] then
   return redis.error_reply('TIDINGS the log in Redis has format ' .. meta[1] .. ', this version knows ' .. ARGV[1])
+end
+if ARGV[5] ~= '' and ARGV[5] ~= meta[5] then
+  return redis.error_reply('TIDINGS the log in Redis is another one now: the key of its cursors is not that of this node')
 end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
@@ -107,6 +110,11 @@ impl Keys {
         let prefix = format!("tidings:{{{name}}}:");
         let key = |what: &str| format!("{prefix}{what}");
         Keys { stream: key("log"), meta: key("meta"), base: key("base"), prefix }
+    }
+
+    /// What all of them begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The one that belongs to a node.

@@ -73,8 +73,13 @@ impl Link {
 fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
     let node = shared.keys.of_node("node", &shared.node);
     let keys = [&shared.keys.stream[..], &shared.keys.meta, &node];
-    let args =
-        [Arg::Text(FORMAT), Arg::Text(&shared.node), Arg::Number(group.number), Arg::Bytes(&group.steps)];
+    let args = [
+        Arg::Text(FORMAT),
+        Arg::Text(&shared.node),
+        Arg::Number(group.number),
+        Arg::Bytes(&group.steps),
+        Arg::Bytes(&shared.cursor_key),
+    ];
     // Whether it was sent before and nobody knows what became of it.
     let mut lost = false;
     loop {

@@ -61,22 +61,23 @@ pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Re
         let detail = "the server is stopping; try again";
         return Err(Refused::Later { control: Control::Drain, detail, start: request.start, durable });
     }
-    let permit = match app.limits.admit(identity.user.clone(), peer.ip()) {
-        Ok(permit) => permit,
-        Err(limit) => {
-            let detail = match limit {
-                OverLimit::Connections => "the server has as many streams as it may; try again later",
-                OverLimit::User => "this user has as many streams as allowed; close one",
-                OverLimit::Address => "this address has as many streams as allowed; close one",
-            };
-            return Err(Refused::Later {
-                control: Control::Overloaded,
-                detail,
-                start: request.start,
-                durable,
-            });
-        }
-    };
+    let permit =
+        match app.limits.admit(identity.user.clone(), app.elsewhere(identity.user.as_ref()), peer.ip()) {
+            Ok(permit) => permit,
+            Err(limit) => {
+                let detail = match limit {
+                    OverLimit::Connections => "the server has as many streams as it may; try again later",
+                    OverLimit::User => "this user has as many streams as allowed; close one",
+                    OverLimit::Address => "this address has as many streams as allowed; close one",
+                };
+                return Err(Refused::Later {
+                    control: Control::Overloaded,
+                    detail,
+                    start: request.start,
+                    durable,
+                });
+            }
+        };
     let lens = Lens {
         who: Who { user: identity.user.clone(), client: request.client.clone() },
         filter: request.filter.clone(),
@@ -125,12 +126,7 @@ async fn blocking<T: Send + 'static>(
 /// Whether one of the channels that were asked for has an event, an open stream, or somebody who polls it.
 async fn is_active(app: &App, request: &SubscribeRequest) -> Result<bool, Problem> {
     let asked: Vec<View> = request.asked.iter().cloned().map(View::from).collect();
-    if app.polls.follows(&asked) {
-        return Ok(true);
-    }
-    if let Some(workers) = app.workers()
-        && workers.follows(&asked).await
-    {
+    if app.follows(&asked).await {
         return Ok(true);
     }
     let (hub, head) = (app.hub.clone(), app.hub.log().head().sequence);

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tidings_hub::{Filters, Hub, Polls, Roll, SourceStats, Standing};
+use tidings_hub::{Bus, Filters, Hub, NodeId, Polls, Roll, SourceStats, Standing};
 use tidings_wire::{Channel, Event, UserId};
 use tokio::sync::Semaphore;
 
 use crate::ServerConfig;
 use crate::auth::{Access, Cors};
+use crate::cluster::Cluster;
 use crate::drain::Drain;
 use crate::limits::Limits;
 use crate::stats_channel::StatsChannel;
@@ -44,6 +45,10 @@ pub struct App {
     pub(crate) drain: Drain,
     /// Who has the streams, once the server serves some.
     workers: OnceLock<WorkersHandle>,
+    /// Which node of the hub this is: the same hub is served by several.
+    pub(crate) node: NodeId,
+    /// The others, if there are any.
+    cluster: Arc<OnceLock<Arc<Cluster>>>,
     /// How many requests read the log at once.
     pub(crate) reads: Arc<Semaphore>,
     /// What comes into the hub by other ways, by its name.
@@ -61,6 +66,9 @@ impl App {
             stats_channel: StatsChannel::default(),
             drain: Drain::new(),
             workers: OnceLock::new(),
+            // Without randomness nodes can't be told apart, and one alone needs no name.
+            node: NodeId::new(getrandom::u64().unwrap_or_default()),
+            cluster: Arc::default(),
             hub,
             access,
             cors,
@@ -83,7 +91,8 @@ impl App {
     pub(crate) fn start_workers(&self) -> io::Result<()> {
         if self.workers.get().is_none() {
             // Of two that start them at once, the second one's end again when they are dropped.
-            let _ = self.workers.set(WorkersHandle::start(&self.hub, &self.config)?);
+            let workers = WorkersHandle::start(&self.hub, &self.config, self.node, self.cluster.clone())?;
+            let _ = self.workers.set(workers);
         }
         Ok(())
     }
@@ -91,6 +100,22 @@ impl App {
     /// Who has the streams. None before the first [`Server`](crate::Server) is made.
     pub fn workers(&self) -> Option<&WorkersHandle> {
         self.workers.get()
+    }
+
+    /// This server serves a hub that others serve too, in other processes or on other machines, which all have one log;
+    /// they are spoken to on this bus. To be called once, in a runtime, when the first [`Server`](crate::Server) is made
+    /// and before it serves.
+    pub fn join(self: &Arc<App>, bus: Arc<dyn Bus>) {
+        let Some(workers) = self.workers() else { return };
+        workers.door().share();
+        let cluster = Cluster::join(self, bus);
+        // The first one stays.
+        let _ = self.cluster.set(cluster);
+    }
+
+    /// The other nodes, if there may be any.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.get()
     }
 
     /// How many streams there are, and how many wait for an answer instead of one.
@@ -106,15 +131,11 @@ impl App {
         }
     }
 
-    /// Who is in a channel now, with up to so many users.
-    pub async fn members(&self, channel: &Channel, limit: usize) -> Roll {
-        match self.workers() {
-            Some(workers) => {
-                let here = workers.census(channel).await;
-                workers.door().members(channel, here, limit)
-            }
-            None => Roll::default(),
-        }
+    /// Who is in a channel now, with up to so many users; and how many other nodes did not say in time who is there.
+    pub async fn members(&self, channel: &Channel, limit: usize) -> (Roll, usize) {
+        let Some(workers) = self.workers() else { return (Roll::default(), 0) };
+        let reached = self.census(channel).await;
+        (workers.door().members(reached.found, limit), reached.missing)
     }
 
     /// How these users are there; none for who is not.

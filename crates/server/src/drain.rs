@@ -45,6 +45,9 @@ impl App {
         while Instant::now() < deadline && (self.limits.open() > 0 || self.drain.connections() > 0) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        if let Some(cluster) = self.cluster() {
+            cluster.leave();
+        }
         self.drain.end();
         Drained { streams, streams_left: self.limits.open(), connections_left: self.drain.connections() }
     }

@@ -5,6 +5,7 @@ mod admit;
 mod app;
 pub mod auth;
 mod chunked;
+mod cluster;
 mod config;
 mod direct;
 mod drain;

@@ -67,19 +67,29 @@ impl Limits {
         })
     }
 
-    /// Counts one more stream until the permit is dropped.
+    /// Counts one more stream until the permit is dropped. A user's streams on other nodes, `elsewhere`, count as well.
     ///
     /// # Errors
     /// When one of the limits is reached; nothing is counted then.
-    pub fn admit(self: &Arc<Limits>, user: Option<UserId>, address: IpAddr) -> Result<Permit, OverLimit> {
-        let permit = self.try_admit(user, address);
+    pub fn admit(
+        self: &Arc<Limits>,
+        user: Option<UserId>,
+        elsewhere: usize,
+        address: IpAddr,
+    ) -> Result<Permit, OverLimit> {
+        let permit = self.try_admit(user, elsewhere, address);
         if let Err(limit) = permit {
             self.refused[limit as usize].fetch_add(1, Ordering::Relaxed);
         }
         permit
     }
 
-    fn try_admit(self: &Arc<Limits>, user: Option<UserId>, address: IpAddr) -> Result<Permit, OverLimit> {
+    fn try_admit(
+        self: &Arc<Limits>,
+        user: Option<UserId>,
+        elsewhere: usize,
+        address: IpAddr,
+    ) -> Result<Permit, OverLimit> {
         let open = self.open.fetch_add(1, Ordering::AcqRel) + 1;
         // From here on dropping the permit gives back exactly what it has.
         let mut permit = Permit { limits: self.clone(), user: None, address: None };
@@ -89,7 +99,7 @@ impl Limits {
         self.addresses.add(counted(address), self.per_address).ok_or(OverLimit::Address)?;
         permit.address = Some(counted(address));
         if let Some(user) = user {
-            self.users.add(user.clone(), self.per_user).ok_or(OverLimit::User)?;
+            self.users.add(user.clone(), self.per_user.saturating_sub(elsewhere)).ok_or(OverLimit::User)?;
             permit.user = Some(user);
         }
         self.most.fetch_max(open, Ordering::Relaxed);
@@ -207,27 +217,29 @@ mod tests {
     fn each_limit_holds_and_a_permit_gives_its_place_back() {
         let limits = limits(3, 1, 2);
         let one = address("10.0.0.1");
-        let first = limits.admit(user("a"), one).unwrap();
-        assert_eq!(limits.admit(user("a"), one).unwrap_err(), OverLimit::User);
-        let second = limits.admit(None, one).unwrap();
-        assert_eq!(limits.admit(None, one).unwrap_err(), OverLimit::Address);
-        let third = limits.admit(user("b"), address("10.0.0.2")).unwrap();
-        assert_eq!(limits.admit(None, address("10.0.0.3")).unwrap_err(), OverLimit::Connections);
+        let first = limits.admit(user("a"), 0, one).unwrap();
+        assert_eq!(limits.admit(user("a"), 0, one).unwrap_err(), OverLimit::User);
+        let second = limits.admit(None, 0, one).unwrap();
+        assert_eq!(limits.admit(None, 0, one).unwrap_err(), OverLimit::Address);
+        let third = limits.admit(user("b"), 0, address("10.0.0.2")).unwrap();
+        assert_eq!(limits.admit(None, 0, address("10.0.0.3")).unwrap_err(), OverLimit::Connections);
         assert_eq!(limits.open(), 3);
-        drop((first, second, third));
+        drop(third);
+        assert_eq!(limits.admit(user("b"), 1, address("10.0.0.2")).unwrap_err(), OverLimit::User);
+        drop((first, second));
         assert_eq!((limits.open(), limits.most()), (0, 3));
         assert!(limits.users.lock().is_empty() && limits.addresses.lock().is_empty());
-        assert!(limits.admit(user("a"), one).is_ok());
-        assert_eq!(limits.refused().map(|(_, count)| count), [1, 1, 1]);
+        assert!(limits.admit(user("a"), 0, one).is_ok());
+        assert_eq!(limits.refused().map(|(_, count)| count), [1, 2, 1]);
     }
 
     #[test]
     fn one_customer_is_one_address() {
         let limits = limits(10, 1, 1);
-        let _first = limits.admit(None, address("2001:db8::1")).unwrap();
-        assert_eq!(limits.admit(None, address("2001:db8::2")).unwrap_err(), OverLimit::Address);
-        let _other = limits.admit(None, address("2001:db8:0:1::1")).unwrap();
-        let _mapped = limits.admit(None, address("::ffff:10.0.0.1")).unwrap();
-        assert_eq!(limits.admit(None, address("10.0.0.1")).unwrap_err(), OverLimit::Address);
+        let _first = limits.admit(None, 0, address("2001:db8::1")).unwrap();
+        assert_eq!(limits.admit(None, 0, address("2001:db8::2")).unwrap_err(), OverLimit::Address);
+        let _other = limits.admit(None, 0, address("2001:db8:0:1::1")).unwrap();
+        let _mapped = limits.admit(None, 0, address("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(limits.admit(None, 0, address("10.0.0.1")).unwrap_err(), OverLimit::Address);
     }
 }

@@ -60,7 +60,7 @@ impl Http {
     /// Who is in a channel now: the streams that get what is sent there, and the users among them, up to so many by
     /// their ids. Subscribers in this process are not counted.
     pub async fn members(&self, channel: &Channel, limit: usize) -> Roll {
-        self.app.members(channel, limit).await
+        self.app.members(channel, limit).await.0
     }
 
     /// How a user is there: with how many streams, or since when without one, in the grace time. None if it is not.

@@ -19,10 +19,13 @@
 #[cfg(test)]
 mod model;
 mod node;
+#[cfg(test)]
+mod nodes;
 mod online;
 mod room;
+mod share;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,16 +33,33 @@ use std::time::Duration;
 use tidings_wire::{Channel, Pattern, UserId};
 
 use self::node::Node;
-use self::online::{Cause, Users};
+use self::online::Users;
 use self::room::Room;
+pub use self::share::News;
+use self::share::Untold;
 use crate::{Timestamp, View};
 
 /// What a token says about its user for others to read: a text in JSON, which nobody here looks into.
 pub type Info = Arc<str>;
 
-/// A node, among those that share their presence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u128);
+/// A node, among those that share a hub: 40 bits, which every id of its connections begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// How many bits it has.
+    pub const BITS: u32 = 40;
+
+    /// The node of this number, of which the lower bits count.
+    pub fn new(number: u64) -> NodeId {
+        NodeId(number & ((1 << NodeId::BITS) - 1))
+    }
+
+    /// Its number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
 
 /// How presence is kept.
 #[derive(Debug, Clone)]
@@ -61,7 +81,7 @@ impl PresenceConfig {
     /// is what a person reads.
     pub fn new(parts: usize) -> PresenceConfig {
         PresenceConfig {
-            node: NodeId(0),
+            node: NodeId::new(0),
             parts,
             grace: Duration::from_secs(5),
             digest_every: Duration::from_secs(1),
@@ -157,8 +177,10 @@ pub struct Transition {
 pub struct Ticked {
     /// To be told to those who watch.
     pub digests: Vec<Digest>,
-    /// Users who came or went, in that order for each of them. Of several nodes, one says it.
+    /// Users who came or went, on all nodes, in that order for each of them. Of several nodes, the first one says it.
     pub transitions: Vec<Transition>,
+    /// This node has become the first one: what was said before it is to be handed to [`Presence::take_over`].
+    pub take_over: bool,
 }
 
 /// How a user is there.
@@ -168,29 +190,6 @@ pub struct Standing {
     pub connections: u32,
     /// When the last connection went, if none is left.
     pub left: Option<Timestamp>,
-}
-
-/// What another node says, as absolute numbers: saying it twice does no harm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// How many connections a user has there.
-    User {
-        /// Who.
-        user: UserId,
-        /// How many; 0 when none is left.
-        connections: u32,
-        /// What its newest token says about it.
-        info: Option<Info>,
-    },
-    /// How many connections follow a channel there.
-    Member {
-        /// Where.
-        channel: Channel,
-        /// Whose; `None` for those without a user.
-        user: Option<UserId>,
-        /// How many; 0 when none is left.
-        connections: u32,
-    },
 }
 
 /// Who is there, on this node and on others.
@@ -205,6 +204,10 @@ pub struct Presence {
     /// Members without a connection, in the order in which they went.
     leaving: VecDeque<(Timestamp, Channel, UserId)>,
     nodes: BTreeMap<NodeId, Node>,
+    /// What they are still to be told, if there may be some.
+    untold: Option<Untold>,
+    /// This is the node that says who comes and goes, and knows what was said before.
+    first: bool,
     frozen: bool,
 }
 
@@ -218,6 +221,8 @@ impl Presence {
             changed: Vec::new(),
             leaving: VecDeque::new(),
             nodes: BTreeMap::new(),
+            untold: None,
+            first: true,
             frozen: false,
         }
     }
@@ -232,10 +237,12 @@ impl Presence {
         now: Timestamp,
     ) {
         if let Some(user) = user {
-            self.users.add(user, 1, info, Cause::Here, now);
+            self.users.add(user, 1, info, now);
         }
+        self.note_user(user);
         for channel in self.shown(part, views) {
             self.joins(&channel, user, 1);
+            self.note_member(&channel, user);
         }
     }
 
@@ -252,9 +259,11 @@ impl Presence {
         let after = self.shown(part, after);
         for channel in after.iter().filter(|channel| before.binary_search(channel).is_err()) {
             self.joins(channel, user, 1);
+            self.note_member(channel, user);
         }
         for channel in before.iter().filter(|channel| after.binary_search(channel).is_err()) {
             self.leaves(channel, user, 1, now);
+            self.note_member(channel, user);
         }
     }
 
@@ -267,10 +276,12 @@ impl Presence {
         now: Timestamp,
     ) {
         if let Some(user) = user {
-            self.users.remove(user, 1, Cause::Here, now);
+            self.users.remove(user, 1, now);
         }
+        self.note_user(user);
         for channel in self.shown(part, views) {
             self.leaves(&channel, user, 1, now);
+            self.note_member(&channel, user);
         }
     }
 
@@ -278,28 +289,34 @@ impl Presence {
     /// each is to be asked for [`Presence::count`].
     pub fn watch(&mut self, part: usize, channel: &Channel) -> bool {
         let parts = self.config.parts;
-        let nodes = &self.nodes;
-        let room = self.rooms.entry(channel.clone()).or_insert_with(|| {
-            let mut room = Room::new(parts);
-            for guests in nodes.values().filter_map(|node| node.guests(channel)) {
-                guests.iter().for_each(|(user, count)| room.seed(user.as_ref(), *count));
-            }
-            room
-        });
+        let room = self.rooms.entry(channel.clone()).or_insert_with(|| Room::new(parts));
+        let begins = !room.is_watched();
         room.watch(part);
+        if begins && let Some(untold) = &mut self.untold {
+            untold.watch(channel, true);
+        }
         room.is_complete()
     }
 
     /// Somebody watches a channel no more.
-    pub fn unwatch(&mut self, part: usize, channel: &Channel) {
-        if self.rooms.get_mut(channel).is_some_and(|room| room.unwatch(part)) {
+    pub fn unwatch(&mut self, part: usize, channel: &Channel, now: Timestamp) {
+        let Some(room) = self.rooms.get_mut(channel) else { return };
+        let free = room.unwatch(part);
+        if room.is_watched() {
+            return;
+        }
+        if let Some(untold) = &mut self.untold {
+            untold.watch(channel, false);
+        }
+        if free {
             self.rooms.remove(channel);
         }
+        self.drop_guests(channel, now);
     }
 
-    /// Whether anybody watches anything.
-    pub fn is_watched(&self) -> bool {
-        !self.rooms.is_empty()
+    /// How many channels somebody watches, here or on another node.
+    pub fn watched(&self) -> usize {
+        self.rooms.len()
     }
 
     /// What a part has of a watched channel at this moment. It is asked for that once; more often does no harm.
@@ -308,6 +325,12 @@ impl Presence {
             && !room.counts(part)
         {
             room.count(part, &census());
+            if room.is_complete()
+                && room.is_wanted()
+                && let Some(untold) = &mut self.untold
+            {
+                untold.whole(channel);
+            }
         }
     }
 
@@ -318,18 +341,8 @@ impl Presence {
         room.snapshot(self.config.listed, &self.users)
     }
 
-    /// Who has a connection that follows a channel, by what the parts of this node have counted just now and what other
-    /// nodes have said.
-    pub fn members(&self, channel: &Channel, here: Census, limit: usize) -> Roll {
-        let mut all = here;
-        for guests in self.nodes.values().filter_map(|node| node.guests(channel)) {
-            for (user, count) in guests {
-                all.connections += u64::from(*count);
-                if let Some(user) = user {
-                    *all.users.entry(user.clone()).or_default() += count;
-                }
-            }
-        }
+    /// Who has a connection that follows a channel, by what the parts of every node have counted just now.
+    pub fn members(&self, all: Census, limit: usize) -> Roll {
         let truncated = all.users.len() > limit;
         let present = |(user, connections)| {
             let info = self.users.info(&user);
@@ -349,47 +362,24 @@ impl Presence {
         self.users.len()
     }
 
-    /// What another node says that it has, good until a moment; what it doesn't mention is as it was.
-    pub fn node(
-        &mut self,
-        id: NodeId,
-        until: Timestamp,
-        news: impl IntoIterator<Item = News>,
-        now: Timestamp,
-    ) {
-        self.nodes.entry(id).or_default().until = until;
-        for news in news {
-            let node = self.nodes.entry(id).or_default();
-            match news {
-                News::User { user, connections, info } => {
-                    let before = node.set_user(&user, connections);
-                    if connections > before {
-                        self.users.add(&user, connections - before, info.as_ref(), Cause::There, now);
-                    } else {
-                        self.users.remove(&user, before - connections, Cause::There, now);
-                    }
-                }
-                News::Member { channel, user, connections } => {
-                    let before = node.set_member(&channel, user.as_ref(), connections);
-                    if connections > before {
-                        self.joins(&channel, user.as_ref(), connections - before);
-                    } else {
-                        self.leaves(&channel, user.as_ref(), before - connections, now);
-                    }
-                }
-            }
-        }
-    }
-
     /// A user was there when this node, or the one before it in its place, ended without order: it is taken for one in
     /// its grace time, which ends at `until`.
     pub fn recover(&mut self, user: &UserId, until: Timestamp, now: Timestamp) {
         self.users.recover(user, until, now);
     }
 
+    /// From now on this node says who comes and goes, instead of one that is gone or on its way. Those who were said to be
+    /// there and aren't have until a moment to come back; those who are and weren't said to be are said.
+    pub fn take_over(&mut self, said: &BTreeSet<UserId>, until: Timestamp, now: Timestamp) {
+        self.users.take_over(said, until, now);
+    }
+
     /// From now on nothing is said any more: the node is stopping, and its connections come back elsewhere or later.
     pub fn freeze(&mut self) {
         self.frozen = true;
+        if let Some(untold) = &mut self.untold {
+            untold.leaving();
+        }
     }
 
     /// What there is to be said at this moment. To be called a few times in a second.
@@ -410,7 +400,16 @@ impl Presence {
         }
         // Digests before users are forgotten: what they say of a user is what was known when it came.
         let digests = self.digests(now);
-        Ticked { digests, transitions: self.users.tick(grace, now) }
+        let transitions = self.users.tick(grace, now);
+        let first = self.is_first();
+        let take_over = first && !std::mem::replace(&mut self.first, first);
+        if first
+            && (take_over || !transitions.is_empty())
+            && let Some(untold) = &mut self.untold
+        {
+            untold.spoke();
+        }
+        Ticked { digests, transitions: if first { transitions } else { Vec::new() }, take_over }
     }
 
     fn digests(&mut self, now: Timestamp) -> Vec<Digest> {
@@ -429,23 +428,17 @@ impl Presence {
         digests
     }
 
-    /// A node whose lease is over is gone, and all that it had. Of those who are left the first one says who went.
+    /// A node whose lease is over is gone, and all that it had.
     fn expire_nodes(&mut self, now: Timestamp) {
-        let gone: Vec<NodeId> =
-            self.nodes.iter().filter(|(_, node)| node.until <= now).map(|(id, _)| *id).collect();
-        let gone: Vec<Node> = gone.iter().filter_map(|id| self.nodes.remove(id)).collect();
-        let first = self.nodes.keys().next().is_none_or(|other| self.config.node < *other);
-        let cause = if first { Cause::Here } else { Cause::There };
-        for node in gone {
-            for (user, count) in node.users() {
-                self.users.remove(user, *count, cause, now);
-            }
-            for (channel, guests) in node.channels() {
-                for (user, count) in guests {
-                    self.leaves(channel, user.as_ref(), *count, now);
-                }
-            }
-        }
+        let over = |node: &Node| node.until <= now;
+        let gone: Vec<(NodeId, Node)> = self.nodes.extract_if(.., |_, node| over(node)).collect();
+        gone.iter().for_each(|(_, node)| self.drop_node(node, now));
+    }
+
+    /// Whether this node comes before all others that stay: then it is the one that says who comes and goes.
+    fn is_first(&self) -> bool {
+        let mut others = self.nodes.iter().filter(|(_, node)| !node.leaving);
+        others.all(|(other, _)| self.config.node < *other)
     }
 
     fn joins(&mut self, channel: &Channel, user: Option<&UserId>, connections: u32) {
@@ -634,8 +627,8 @@ mod tests {
         let digest = &presence.tick(Timestamp(1)).digests[0];
         assert!(digest.joined.is_empty(), "who was shown has not joined since");
         assert_eq!((digest.connections, &digest.parts[..]), (3, &[0][..]));
-        presence.unwatch(0, &room);
-        assert!(!presence.is_watched());
+        presence.unwatch(0, &room, Timestamp(0));
+        assert_eq!(presence.watched(), 0);
         presence.leave(1, Some(&ann), &follows, Timestamp(9));
         assert!(presence.tick(Timestamp(99_999)).digests.is_empty());
     }
@@ -675,7 +668,7 @@ mod tests {
         assert_eq!(digest.joined, [(ann.clone(), Some(info("{\"n\":2}")))]);
         let mut here = Census::default();
         here.add(Some(&ann));
-        assert_eq!(presence.members(&room, here, 1).users[0].info, Some(info("{\"n\":2}")));
+        assert_eq!(presence.members(here, 1).users[0].info, Some(info("{\"n\":2}")));
         presence.enter(0, Some(&ann), None, &follows, Timestamp(2));
         assert_eq!(presence.snapshot(&room).users[0].info, None);
     }
@@ -693,12 +686,16 @@ mod tests {
                 member(None, 3),
             ]
         };
-        let other = NodeId(9);
+        let other = NodeId::new(9);
         presence.node(other, Timestamp(10_000), news(2), Timestamp(0));
         presence.node(other, Timestamp(10_000), news(2), Timestamp(0));
         let ticked = presence.tick(Timestamp(0));
-        assert_eq!(said(&ticked), ["room: +ann (5)"], "that ann came is the other one's to say");
-        assert_eq!(presence.members(&room, Census::default(), 9).connections, 5);
+        assert_eq!(
+            said(&ticked),
+            ["room: +ann (5)", "ann true 0"],
+            "this is the first node, which speaks for all"
+        );
+        assert_eq!((presence.elsewhere(&ann), presence.snapshot(&room).connections), (2, 5));
         // She moves here within the grace time: nothing is said of that.
         presence.node(other, Timestamp(10_000), news(0), Timestamp(1000));
         presence.enter(0, Some(&ann), None, &follows, Timestamp(2000));
@@ -715,15 +712,38 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_begins_with_what_other_nodes_have() {
+    fn another_node_is_told_what_it_watches_and_no_more() {
         let mut presence = presence();
+        presence.share();
+        let other = NodeId::new(9);
+        let (ann, follows) = (user("ann"), views(&["room", "hall"]));
+        presence.enter(0, Some(&ann), None, &follows, Timestamp(0));
+        let told = News::User { user: ann.clone(), connections: 1, info: None };
+        assert_eq!(presence.news(), std::slice::from_ref(&told));
+        assert_eq!(presence.news(), []);
+        let watch = |watched| News::Watch { channel: channel("room"), watched };
+        let hear =
+            |presence: &mut Presence, news| presence.node(other, Timestamp(9999), [news], Timestamp(0));
+        assert_eq!(hear(&mut presence, watch(true)), [channel("room")], "to be counted");
+        assert_eq!(hear(&mut presence, watch(true)), []);
+        let mut census = Census::default();
+        census.add(Some(&ann));
+        presence.count(0, &channel("room"), || census);
+        presence.count(1, &channel("room"), Census::default);
         let member =
-            |user, connections| News::Member { channel: channel("room"), user: Some(user), connections };
-        presence.node(NodeId(9), Timestamp(100), [member(user("ann"), 2)], Timestamp(0));
-        let room = watched(&mut presence, "room");
-        let roll = presence.snapshot(&room);
-        assert_eq!((roll.connections, roll.users[0].connections), (2, 2));
-        assert!(presence.tick(Timestamp(1)).digests.is_empty());
+            |connections| News::Member { channel: channel("room"), user: Some(user("ann")), connections };
+        assert_eq!(presence.news(), [News::Whole { channel: channel("room") }, member(1)]);
+        assert_eq!(
+            presence.all_news(),
+            [News::Spoke, told, News::Whole { channel: channel("room") }, member(1)]
+        );
+        // What it says of a channel that nobody watches here is not followed.
+        hear(&mut presence, member(3));
+        presence.leave(0, Some(&ann), &follows, Timestamp(1));
+        let gone = News::User { user: ann.clone(), connections: 0, info: None };
+        assert_eq!(presence.news(), [gone, member(0)]);
+        hear(&mut presence, watch(false));
+        assert!(presence.rooms.is_empty());
     }
 
     #[test]

@@ -14,7 +14,9 @@ const GRACE: u64 = 5000;
 const EVERY: u64 = 1000;
 const CHANNELS: [&str; 3] = ["a", "a/b", "c"];
 const USERS: usize = 4;
-const OTHER: NodeId = NodeId(7);
+fn other() -> NodeId {
+    NodeId::new(7)
+}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -206,9 +208,10 @@ fn run(steps: Vec<Step>) {
                     continue;
                 }
                 let gone = model.watchers.swap_remove(which % model.watchers.len());
-                presence.unwatch(gone.part, &gone.channel);
+                presence.unwatch(gone.part, &gone.channel, now);
                 if model.watchers.iter().all(|watcher| watcher.channel != gone.channel) {
                     model.digested.remove(&gone.channel);
+                    model.elsewhere.retain(|(channel, _), _| *channel != gone.channel);
                 }
             }
             Step::Count(part) => {
@@ -222,8 +225,10 @@ fn run(steps: Vec<Step>) {
                 let (channel, user) = (channel(number), user(who));
                 model.lease = model.lease.max(model.now + 1);
                 let member = News::Member { channel: channel.clone(), user: user.clone(), connections };
-                presence.node(OTHER, Timestamp(model.lease), [member], now);
-                if connections > 0 {
+                presence.node(other(), Timestamp(model.lease), [member], now);
+                if model.watchers.iter().all(|watcher| watcher.channel != channel) {
+                    // What nobody watches is not followed.
+                } else if connections > 0 {
                     model.elsewhere.insert((channel, user), connections);
                 } else {
                     model.elsewhere.remove(&(channel, user));
@@ -231,7 +236,7 @@ fn run(steps: Vec<Step>) {
             }
             Step::Lease(time) => {
                 model.lease = model.now + time;
-                presence.node(OTHER, Timestamp(model.lease), [], now);
+                presence.node(other(), Timestamp(model.lease), [], now);
             }
             Step::Wait(time) => {
                 model.look();
@@ -248,14 +253,6 @@ fn run(steps: Vec<Step>) {
             let roll = presence.snapshot(&watcher.channel);
             let users = roll.users.into_iter().map(|present| present.user).collect();
             watcher.believes = Some((users, roll.connections));
-        }
-        for number in 0..CHANNELS.len() {
-            let channel = channel(number);
-            let mut here = Census::default();
-            (0..PARTS).for_each(|part| here.merge(model.census(part, &channel)));
-            let roll = presence.members(&channel, here, usize::MAX);
-            let users = roll.users.into_iter().map(|present| (present.user, present.connections)).collect();
-            assert_eq!((roll.connections, users), model.members(&channel), "{channel}");
         }
         model.look();
     }

@@ -1,6 +1,6 @@
 //! Another node, as it has said last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tidings_wire::{Channel, UserId};
 
@@ -13,8 +13,12 @@ pub(super) type Guests = BTreeMap<Option<UserId>, u32>;
 pub(super) struct Node {
     /// When its lease is over.
     pub(super) until: Timestamp,
+    /// It is stopping.
+    pub(super) leaving: bool,
     users: HashMap<UserId, u32>,
     channels: HashMap<Channel, Guests>,
+    /// The channels that somebody watches there.
+    watches: BTreeSet<Channel>,
 }
 
 impl Node {
@@ -41,8 +45,34 @@ impl Node {
         before
     }
 
-    pub(super) fn guests(&self, channel: &Channel) -> Option<&Guests> {
-        self.channels.get(channel)
+    /// How many connections a user has there.
+    pub(super) fn user(&self, user: &UserId) -> u32 {
+        self.users.get(user).copied().unwrap_or_default()
+    }
+
+    /// How many connections of a user follow a channel there.
+    pub(super) fn member(&self, channel: &Channel, user: Option<&UserId>) -> u32 {
+        let Some(guests) = self.channels.get(channel) else { return 0 };
+        guests.get(&user.cloned()).copied().unwrap_or_default()
+    }
+
+    /// Nothing is known of a channel from now on; what was.
+    pub(super) fn take_channel(&mut self, channel: &Channel) -> Guests {
+        self.channels.remove(channel).unwrap_or_default()
+    }
+
+    /// True if nobody there watched it.
+    pub(super) fn watch(&mut self, channel: &Channel) -> bool {
+        self.watches.insert(channel.clone())
+    }
+
+    /// True if somebody there watched it.
+    pub(super) fn unwatch(&mut self, channel: &Channel) -> bool {
+        self.watches.remove(channel)
+    }
+
+    pub(super) fn watches(&self) -> impl Iterator<Item = &Channel> {
+        self.watches.iter()
     }
 
     pub(super) fn users(&self) -> impl Iterator<Item = (&UserId, &u32)> {

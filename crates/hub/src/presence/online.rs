@@ -1,6 +1,6 @@
 //! Users with a connection, and those in their grace time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tidings_wire::UserId;
@@ -8,22 +8,11 @@ use tidings_wire::UserId;
 use super::{Info, Standing, Transition, is_over};
 use crate::Timestamp;
 
-/// On which node something happened: only one of them says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
-    Here,
-    There,
-}
-
 /// One user. Small: there are as many as there are people looking.
 #[derive(Debug)]
 struct Entry {
     /// Over all nodes.
     connections: u32,
-    /// It was said that it came.
-    told: bool,
-    /// Where it came or went last.
-    cause: Cause,
     /// When the last connection went; of no meaning while there is one.
     left: Timestamp,
     info: Option<Info>,
@@ -42,28 +31,21 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn add(
-        &mut self,
-        user: &UserId,
-        connections: u32,
-        info: Option<&Info>,
-        cause: Cause,
-        now: Timestamp,
-    ) {
+    pub(super) fn add(&mut self, user: &UserId, connections: u32, info: Option<&Info>, now: Timestamp) {
         match self.entries.get_mut(user) {
             Some(entry) => {
                 entry.connections += connections;
                 entry.info = info.cloned();
             }
             None => {
-                let entry = Entry { connections, told: false, cause, left: now, info: info.cloned() };
+                let entry = Entry { connections, left: now, info: info.cloned() };
                 self.entries.insert(user.clone(), entry);
                 self.arrived.push((user.clone(), now));
             }
         }
     }
 
-    pub(super) fn remove(&mut self, user: &UserId, connections: u32, cause: Cause, now: Timestamp) {
+    pub(super) fn remove(&mut self, user: &UserId, connections: u32, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(user) else { return };
         if connections == 0 || entry.connections == 0 {
             return;
@@ -71,19 +53,30 @@ impl Users {
         entry.connections = entry.connections.saturating_sub(connections);
         if entry.connections == 0 {
             entry.left = now;
-            if entry.told {
-                entry.cause = cause;
-            }
             self.leaving.push_back((now, user.clone()));
         }
     }
 
     pub(super) fn recover(&mut self, user: &UserId, until: Timestamp, now: Timestamp) {
         if !self.entries.contains_key(user) {
-            let entry = Entry { connections: 0, told: true, cause: Cause::Here, left: now, info: None };
+            let entry = Entry { connections: 0, left: now, info: None };
             self.entries.insert(user.clone(), entry);
             self.recovered.push_back((until, now, user.clone()));
         }
+    }
+
+    /// From now on this node says who comes and goes. What was said before it is known: the rest is to be said.
+    pub(super) fn take_over(&mut self, said: &BTreeSet<UserId>, until: Timestamp, now: Timestamp) {
+        // Who came and went without a word comes anew if it comes again.
+        self.entries.retain(|user, entry| entry.connections > 0 || said.contains(user));
+        said.iter().for_each(|user| self.recover(user, until, now));
+        let unsaid =
+            self.entries.iter().filter(|(user, entry)| entry.connections > 0 && !said.contains(*user));
+        self.arrived = unsaid.map(|(user, _)| (user.clone(), now)).collect();
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &UserId> {
+        self.entries.keys()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -100,13 +93,11 @@ impl Users {
         Some(Standing { connections: entry.connections, left })
     }
 
-    /// Who came and who is gone for good, of those whom this node is to speak of.
+    /// Who came and who is gone for good.
     pub(super) fn tick(&mut self, grace: Duration, now: Timestamp) -> Vec<Transition> {
         let mut transitions = Vec::new();
         for (user, at) in self.arrived.drain(..) {
-            let Some(entry) = self.entries.get_mut(&user) else { continue };
-            entry.told = true;
-            if entry.cause == Cause::Here {
+            if self.entries.contains_key(&user) {
                 transitions.push(Transition { user, online: true, at });
             }
         }
@@ -125,8 +116,8 @@ impl Users {
         if entry.connections > 0 || entry.left != left {
             return None;
         }
-        let entry = self.entries.remove(&user)?;
-        (entry.cause == Cause::Here).then_some(Transition { user, online: false, at: left })
+        self.entries.remove(&user)?;
+        Some(Transition { user, online: false, at: left })
     }
 }
 

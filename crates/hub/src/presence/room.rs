@@ -23,10 +23,14 @@ pub(super) struct Room {
     counted: Vec<bool>,
     /// How many watch, by their part.
     watchers: Vec<u32>,
+    /// How many other nodes want to know what this one has.
+    wanted: u32,
     /// Users with a connection, and those in their grace time.
     members: BTreeMap<UserId, Member>,
     /// Over all nodes, those without a user among them.
     connections: u64,
+    /// Those without a user.
+    nameless: u32,
     /// Users of whom something is to be said: whether what was said before has them here.
     pending: BTreeMap<UserId, bool>,
     /// Somebody got a snapshot. Until then there is nobody to be told of changes.
@@ -45,8 +49,10 @@ impl Room {
         Room {
             counted: vec![false; parts],
             watchers: vec![0; parts],
+            wanted: 0,
             members: BTreeMap::new(),
             connections: 0,
+            nameless: 0,
             pending: BTreeMap::new(),
             begun: false,
             shown: false,
@@ -62,12 +68,37 @@ impl Room {
         }
     }
 
-    /// True when nobody is left who watches.
+    /// True when nobody is left who watches, here or elsewhere.
     pub(super) fn unwatch(&mut self, part: usize) -> bool {
         if let Some(watchers) = self.watchers.get_mut(part) {
             *watchers = watchers.saturating_sub(1);
         }
-        self.watchers.iter().all(|watchers| *watchers == 0)
+        if !self.is_watched() {
+            // The next one begins with a snapshot.
+            self.begun = false;
+            self.pending.clear();
+        }
+        !self.is_watched() && !self.is_wanted()
+    }
+
+    /// Whether anybody here watches.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watchers.iter().any(|watchers| *watchers > 0)
+    }
+
+    pub(super) fn want(&mut self) {
+        self.wanted += 1;
+    }
+
+    /// True when nobody is left who watches, here or elsewhere.
+    pub(super) fn unwant(&mut self) -> bool {
+        self.wanted = self.wanted.saturating_sub(1);
+        !self.is_watched() && !self.is_wanted()
+    }
+
+    /// Whether another node is to be told what this one has.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted > 0
     }
 
     /// Whether every part has counted.
@@ -83,27 +114,25 @@ impl Room {
     pub(super) fn count(&mut self, part: usize, census: &Census) {
         let Some(counted) = self.counted.get_mut(part) else { return };
         *counted = true;
+        let mut named = 0;
         for (user, count) in &census.users {
             self.member(user).connections += count;
+            named += u64::from(*count);
         }
         self.connections += census.connections;
+        self.nameless += u32::try_from(census.connections.saturating_sub(named)).unwrap_or(u32::MAX);
         if self.is_complete() {
             // Who went while only some had counted may have gone later than they know. Nobody was told of it yet.
             self.members.retain(|_, member| member.connections > 0);
         }
     }
 
-    /// Connections that were there before anybody watched.
-    pub(super) fn seed(&mut self, user: Option<&UserId>, connections: u32) {
-        if let Some(user) = user {
-            self.member(user).connections += connections;
-        }
-        self.connections += u64::from(connections);
-    }
-
     pub(super) fn add(&mut self, user: Option<&UserId>, connections: u32) {
         self.connections += u64::from(connections);
-        let Some(user) = user else { return };
+        let Some(user) = user else {
+            self.nameless += connections;
+            return;
+        };
         if !self.members.contains_key(user) {
             self.pending.entry(user.clone()).or_insert(false);
         }
@@ -113,6 +142,9 @@ impl Room {
     /// True when that was the user's last connection.
     pub(super) fn remove(&mut self, user: Option<&UserId>, connections: u32, now: Timestamp) -> bool {
         self.connections = self.connections.saturating_sub(connections.into());
+        if user.is_none() {
+            self.nameless = self.nameless.saturating_sub(connections);
+        }
         let Some(member) = user.and_then(|user| self.members.get_mut(user)) else { return false };
         if member.connections == 0 || connections == 0 {
             return false;
@@ -200,6 +232,19 @@ impl Room {
             connections: self.connections,
             users: self.members.iter().take(listed).map(present).collect(),
             truncated: self.members.len() > listed,
+        }
+    }
+
+    /// The users who are there, and those in their grace time.
+    pub(super) fn users(&self) -> impl Iterator<Item = &UserId> {
+        self.members.keys()
+    }
+
+    /// How many connections a user has here, or those without one have, over all nodes.
+    pub(super) fn connections_of(&self, user: Option<&UserId>) -> u32 {
+        match user {
+            Some(user) => self.members.get(user).map_or(0, |member| member.connections),
+            None => self.nameless,
         }
     }
 

@@ -129,6 +129,28 @@ fn a_place_that_was_found_before_a_fork_is_not_believed_after_it() {
     }
 }
 
+#[test]
+fn who_follows_a_log_that_lost_everything_comes_to_rest() {
+    let (log, hub) = hub(1 << 16);
+    let mut shard = hub.shard(Box::new(|| {}));
+    let views: Vec<View> = vec!["a".parse::<Channel>().unwrap().into()];
+    let resume = hub.resume(&views, &Start::Now, &Lens::default(), NOW).unwrap();
+    let (id, ..) = shard.subscribe_records(&views, resume, Lens::default(), NOW);
+    append(&log, "a", "1");
+    log.lose_behind(Sequence::START, Epoch(2), Vec::new());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while {
+        while shard.consume(usize::MAX) {}
+        shard.take(id, NOW);
+        shard.is_behind(id)
+    } {
+        assert!(std::time::Instant::now() < deadline, "{}", shard.describe(id));
+        std::thread::yield_now();
+    }
+    let pages = shard.stats().pages.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(pages < 10, "{pages} pages of an empty log");
+}
+
 /// A stream over as many connections as it takes, whose socket takes what the dice say.
 struct Client {
     id: Option<SubscriberId>,

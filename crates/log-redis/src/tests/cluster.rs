@@ -138,6 +138,8 @@ fn a_socket_of_the_system_is_a_way_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("redis.sock");
     let server = Server::start(&["--unixsocket", path.to_str().unwrap()]);
+    // It may answer there a moment later than at its port.
+    until("the socket", || std::os::unix::net::UnixStream::connect(&path).is_ok());
     let url = format!("redis+unix://{}", path.display()).parse().unwrap();
     let log = RedisLog::open(RedisLogConfig { url, ..config(&server, "hub") }).unwrap();
     append(&log, "x");

@@ -322,3 +322,33 @@ fn a_node_that_comes_back_after_a_new_base_knows_all_of_it() {
     assert_eq!(next(&mut *tail, forked), (seen.epoch.0, 1, 21), "the epoch is the same, and nothing is lost");
     assert_eq!(all(&late), all(&other));
 }
+
+#[test]
+fn a_log_that_others_began_anew_is_not_taken_for_the_same_hub() {
+    let server = Server::start(&[]);
+    let proxy = server::Proxy::before(&server);
+    let late = RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") };
+    let late = RedisLog::open(late).unwrap();
+    append(&late, "x");
+    proxy.close();
+    let _: String = server.command("FLUSHALL");
+    // One that has never been part of this hub brings a key of its own.
+    let stranger = RedisLog::open(RedisLogConfig { cursor_key: [8; 16], ..config(&server, "hub") }).unwrap();
+    append(&stranger, "y");
+    proxy.open();
+    until("the trouble", || {
+        late.stats().trouble.is_some_and(|trouble| trouble.contains("is another one now"))
+    });
+    // The first one may have been sent on the old connection.
+    assert!(wait(late.append(batch(&["z"]))).is_err());
+    assert!(matches!(wait(late.append(batch(&["z"]))), Err(AppendError::NotStored(_))));
+    assert_eq!(all(&late), [(1, "x".to_owned())], "what it has stays there");
+    assert_eq!(all(&stranger), [(1, "y".to_owned())]);
+    // On a connection that lasts, too.
+    let _: i64 = server.command("HSET tidings:{hub}:meta key another");
+    let refused = wait(stranger.append(batch(&["z"])));
+    assert!(
+        matches!(&refused, Err(AppendError::NotStored(why)) if why.contains("is another one now")),
+        "{refused:?}"
+    );
+}

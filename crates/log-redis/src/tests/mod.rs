@@ -1,5 +1,6 @@
 //! The suite that every log runs, and what is Redis's own, all of it with a real server.
 
+mod bus;
 mod cluster;
 mod history;
 mod outage;

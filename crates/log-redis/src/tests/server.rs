@@ -29,7 +29,9 @@ fn spawn(dir: &Path, port: u16, options: &[String]) -> Child {
     let out = OpenOptions::new().create(true).append(true).open(dir.join("out")).unwrap();
     // A configuration file comes before everything else.
     let (file, options) = options.split_at(usize::from(options.first().is_some_and(|o| !o.starts_with('-'))));
-    Command::new("redis-server")
+    // Or another one: a newer Redis, a Valkey.
+    let program = std::env::var("TIDINGS_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Command::new(program)
         .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
         .arg(dir)

@@ -1,7 +1,8 @@
 //! `GET` and `DELETE /connections`, of all, of a user, or one.
 
 use axum::body::Body;
-use http::Response;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use tidings_hub::Timestamp;
 use tidings_wire::{ConnectionId, Pattern, UserId};
@@ -19,6 +20,9 @@ struct Answer {
     connections: Vec<Shown>,
     /// There are more.
     truncated: bool,
+    /// Nodes that did not answer in time.
+    #[serde(skip_serializing_if = "is_zero")]
+    missing_nodes: usize,
 }
 
 #[derive(Serialize)]
@@ -76,16 +80,15 @@ pub(super) async fn list(call: Call) -> Result<Response<Body>, Problem> {
     };
     require_own(&identity, user.as_ref())?;
     let filter = ConnectionFilter { user, channel, id: None };
-    let mut connections = match call.app.workers() {
-        Some(workers) => workers.connections(&filter, MOST_CONNECTIONS + 1).await,
-        None => Vec::new(),
-    };
+    let reached = call.app.connections(&filter, MOST_CONNECTIONS + 1).await;
+    let mut connections = reached.found;
     let truncated = connections.len() > MOST_CONNECTIONS;
     connections.truncate(MOST_CONNECTIONS);
     let now = Timestamp::now();
     answer::document(&Answer {
         connections: connections.iter().map(|info| Shown::new(info, now)).collect(),
         truncated,
+        missing_nodes: reached.missing,
     })
 }
 
@@ -112,17 +115,15 @@ pub(super) async fn disconnect_user(call: Call) -> Result<Response<Body>, Proble
     if parameters.one("revoke")?.is_some() {
         return Err(Problem::not_implemented("tokens can't be revoked yet"));
     }
-    // Who polls has no connection to be named by; it comes back, and is asked anew what it may.
-    call.app.polls.release(&user);
     kick(&call.app, &ConnectionFilter { user: Some(user), ..ConnectionFilter::default() }).await
 }
 
 async fn kick(app: &App, filter: &ConnectionFilter) -> Result<Response<Body>, Problem> {
-    let disconnected = match app.workers() {
-        Some(workers) => workers.disconnect(filter).await,
-        None => 0,
-    };
-    Ok(answer::json(format!("{{\"disconnected\":{disconnected}}}")))
+    let reached = app.disconnect(filter).await;
+    if reached.missing > 0 {
+        return Err(nodes_silent(reached.missing));
+    }
+    Ok(answer::json(format!("{{\"disconnected\":{}}}", reached.found)))
 }
 
 /// An administrator may look at all, a user at what is its own.
@@ -133,9 +134,24 @@ pub(super) fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<
     }
 }
 
+/// 503: what was asked for is not done everywhere.
+pub(super) fn nodes_silent(missing: usize) -> Problem {
+    let detail = format!(
+        "{missing} of the other nodes did not answer in time; those that did have done it. Try again"
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nodes_silent", "Not all nodes have answered", detail)
+        .header(RETRY_AFTER, HeaderValue::from_static("1"))
+}
+
+/// For what is left out of an answer.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+pub(super) fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// The same answer for a connection that there is not and for one of somebody else.
 pub(super) fn no_such() -> Problem {
-    not_found("there is no such connection on this node, or it is not yours")
+    not_found("there is no such connection, or it is not yours")
 }
 
 /// The connection that the path names, if the caller may know of it. The id is no capability: who is not its user
@@ -147,9 +163,9 @@ async fn named(call: &Call) -> Result<ConnectionInfo, Problem> {
         identity.require_admin()?;
     }
     let id = call.parts.uri.path().rsplit('/').next().and_then(|id| id.parse::<ConnectionId>().ok());
-    let found = match (id, call.app.workers()) {
-        (Some(id), Some(workers)) => workers.connection(id).await,
-        _ => None,
+    let found = match id {
+        Some(id) => call.app.connection(id).await,
+        None => None,
     };
     let own = |info: &ConnectionInfo| info.user.is_some() && info.user == identity.user;
     found.filter(|info| identity.admin || own(info)).ok_or_else(no_such)

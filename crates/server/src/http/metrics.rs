@@ -37,6 +37,7 @@ impl Collector for Snapshot {
         gauge(out, "connections_max", "The most streams that there were at once", self.most as f64)?;
         gauge(out, "polls", "Who waits for the answer to a poll", self.polls as f64)?;
         gauge(out, "users_online", "Users with a stream, or just gone", self.users as f64)?;
+        gauge(out, "nodes", "Nodes that serve this hub", self.nodes as f64)?;
         gauge(out, "connections_blocked", "Streams whose sockets take nothing now", streams.blocked as f64)?;
         let age = streams.average_age.as_secs_f64();
         gauge(out, "connections_average_age_seconds", "How long streams have been there", age)?;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tidings_hub::{Hub, Present, Standing, Timestamp};
 use tidings_wire::{Pattern, UserId};
 
+use super::connections::is_zero;
 use super::parameters::Parameters;
 use super::{Call, answer, log};
 use crate::{Problem, presence};
@@ -27,6 +28,9 @@ struct Members<'a> {
     users: Vec<Member<'a>>,
     /// There are more users.
     truncated: bool,
+    /// Nodes that did not answer in time, and whose members are not among these.
+    #[serde(skip_serializing_if = "is_zero")]
+    missing_nodes: usize,
 }
 
 #[derive(Serialize)]
@@ -57,12 +61,13 @@ pub(super) async fn members(call: Call) -> Result<Response<Body>, Problem> {
     };
     identity.require_presence(&pattern)?;
     let limit = parameters.count("limit", USERS, MOST_USERS)?;
-    let roll = call.app.members(&channel, limit).await;
+    let (roll, missing_nodes) = call.app.members(&channel, limit).await;
     answer::document(&Members {
         channel: channel.as_str(),
         connections: roll.connections,
         users: roll.users.iter().map(Member::new).collect(),
         truncated: roll.truncated,
+        missing_nodes,
     })
 }
 

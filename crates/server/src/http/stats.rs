@@ -34,8 +34,10 @@ pub(super) struct Snapshot {
     pub(super) most: usize,
     /// Who waits for the answer to a poll.
     pub(super) polls: usize,
-    /// Users who are there.
+    /// Users who are there, on all nodes.
     pub(super) users: usize,
+    /// Nodes that serve this hub, as far as this one knows.
+    pub(super) nodes: usize,
     /// Streams that were refused, by limit.
     pub(super) refused: Vec<(&'static str, u64)>,
     pub(super) published: u64,
@@ -82,6 +84,7 @@ impl Snapshot {
             most: app.limits.most(),
             polls: app.polls.len(),
             users: app.workers().map_or(0, |workers| workers.door().online()),
+            nodes: 1 + app.cluster().map_or(0, |cluster| cluster.peers()),
             refused: app
                 .limits
                 .refused()
@@ -107,6 +110,7 @@ struct Stats<'a> {
     polls: usize,
     /// Users with a stream, those in their grace time among them.
     users_online: usize,
+    nodes: usize,
     average_age_seconds: f64,
     /// Streams whose sockets take nothing just now.
     blocked: u64,
@@ -162,6 +166,7 @@ impl<'a> Stats<'a> {
             max_connections: snapshot.most,
             polls: snapshot.polls,
             users_online: snapshot.users,
+            nodes: snapshot.nodes,
             average_age_seconds: streams.average_age.as_secs_f64(),
             blocked: streams.blocked,
             published: snapshot.published,

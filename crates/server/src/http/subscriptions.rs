@@ -8,7 +8,7 @@ use tidings_hub::{Change, Timestamp, View};
 use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
-use super::connections::{no_such, require_own};
+use super::connections::{no_such, nodes_silent, require_own};
 use super::parameters::Parameters;
 use super::{Call, answer, body};
 use crate::auth::Identity;
@@ -68,10 +68,11 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
         StatsChannel::followed(&call.app, &views);
         Change { ended: call.app.hub.ended(&views), add: views, remove: Vec::new() }
     };
-    let changed = match call.app.workers() {
-        Some(workers) => workers.change(&filter, change, limit).await,
-        None => Vec::new(),
-    };
+    let reached = call.app.change(&filter, change, limit).await;
+    if reached.missing > 0 {
+        return Err(nodes_silent(reached.missing));
+    }
+    let changed = reached.found;
     if asked.connection.is_some() && changed.is_empty() {
         return Err(no_such());
     }
@@ -100,11 +101,10 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
 /// Keeps with each durable subscription whose stream was changed what that follows now. Where it can't be noted the
 /// stream goes on all the same: it asks for its channels itself when it comes back.
 async fn note(call: &Call, changed: &[Changed]) {
-    let Some(workers) = call.app.workers() else { return };
     for Changed { connection, from, subscription } in changed {
         let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
         let asked = async {
-            let stream = workers.connection(*connection).await?;
+            let stream = call.app.connection(*connection).await?;
             Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
         };
         let noted = call.app.hub.durables().follow(user, name, asked, Timestamp::now()).await;
@@ -120,11 +120,7 @@ async fn meant(call: &Call, identity: &Identity, asked: &Asked) -> Result<Connec
     let all = ConnectionFilter::default();
     match (asked.connection, &asked.user) {
         (Some(id), None) => {
-            let found = match call.app.workers() {
-                Some(workers) => workers.connection(id).await,
-                None => None,
-            };
-            let found = found.ok_or_else(no_such)?;
+            let found = call.app.connection(id).await.ok_or_else(no_such)?;
             let secret = asked.secret.as_deref();
             let own = match &found.user {
                 Some(user) => identity.user.as_ref() == Some(user),

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::value::RawValue;
 use tidings_hub::log::ReadError;
-use tidings_hub::{Census, Hub, Info, Presence, PresenceConfig, Roll, Standing, Ticked, Timestamp, View};
+use tidings_hub::{
+    Census, Hub, Info, News, NodeId, Presence, PresenceConfig, Roll, Standing, Ticked, Timestamp, View,
+};
 use tidings_wire::{Channel, UserId};
 
 pub(crate) use round::Rounds;
@@ -33,14 +35,14 @@ const SNAPSHOTS: usize = 128 << 10;
 #[derive(Debug)]
 pub(crate) struct Doorkeeper {
     presence: Mutex<Presence>,
-    /// How many channels are watched. Zero spares streams without a user the lock.
+    /// How many channels are watched, here or by another node. Zero spares streams without a user the lock.
     watched: AtomicUsize,
 }
 
 impl Doorkeeper {
     /// Nobody is there, but for the users who were when the server ended the last time without saying that they went.
-    pub(crate) fn open(hub: &Hub, parts: usize, options: &PresenceOptions) -> Arc<Doorkeeper> {
-        let config = PresenceConfig { grace: options.grace, ..PresenceConfig::new(parts) };
+    pub(crate) fn open(hub: &Hub, node: NodeId, parts: usize, options: &PresenceOptions) -> Arc<Doorkeeper> {
+        let config = PresenceConfig { node, grace: options.grace, ..PresenceConfig::new(parts) };
         let mut presence = Presence::new(config);
         if options.online_events
             && let Err(error) = recover(&mut presence, hub, options)
@@ -98,11 +100,9 @@ impl Doorkeeper {
         channels: Vec<Channel>,
     ) -> (Watching, Vec<Channel>) {
         let mut presence = self.lock();
-        // Before any worker is asked to count: whoever sees zero is counted later.
-        self.watched.fetch_add(channels.len(), Ordering::SeqCst);
         let mut uncounted = channels.clone();
         uncounted.retain(|channel| !presence.watch(worker, channel));
-        drop(presence);
+        self.note_watched(presence);
         (Watching { door: self.clone(), worker, channels }, uncounted)
     }
 
@@ -124,9 +124,53 @@ impl Doorkeeper {
         texts
     }
 
-    /// Who is in any channel, of which the workers' streams are these.
-    pub(crate) fn members(&self, channel: &Channel, here: Census, limit: usize) -> Roll {
-        self.lock().members(channel, here, limit)
+    /// Who is in a channel, of which the streams of all nodes are these.
+    pub(crate) fn members(&self, all: Census, limit: usize) -> Roll {
+        self.lock().members(all, limit)
+    }
+
+    /// How many streams a user has on other nodes.
+    pub(crate) fn elsewhere(&self, user: &UserId) -> u32 {
+        self.lock().elsewhere(user)
+    }
+
+    /// From now on there are other nodes.
+    pub(crate) fn share(&self) {
+        self.lock().share();
+    }
+
+    /// Whether another node is known. One that was given up isn't.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.lock().knows(node)
+    }
+
+    /// What they are to be told that is new.
+    pub(crate) fn news(&self) -> Vec<News> {
+        self.lock().news()
+    }
+
+    /// What one is to be told that knows nothing.
+    pub(crate) fn all_news(&self) -> Vec<News> {
+        self.lock().all_news()
+    }
+
+    /// Another node has said something; `anew` when it is all that counts from now on. Returns the channels that the
+    /// workers have to count.
+    pub(crate) fn hear(
+        &self,
+        node: NodeId,
+        anew: bool,
+        news: Vec<News>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Vec<Channel> {
+        let mut presence = self.lock();
+        if anew {
+            presence.forget_node(node, now);
+        }
+        let uncounted = presence.node(node, until, news, now);
+        self.note_watched(presence);
+        uncounted
     }
 
     /// How these users are there.
@@ -145,8 +189,21 @@ impl Doorkeeper {
         self.lock().freeze();
     }
 
+    /// This node says who comes and goes from now on.
+    fn take_over(&self, said: &BTreeSet<UserId>, now: Timestamp) {
+        self.lock().take_over(said, now.plus(record::RETURN), now);
+    }
+
     fn tick(&self, now: Timestamp) -> Ticked {
-        self.lock().tick(now)
+        let mut presence = self.lock();
+        let ticked = presence.tick(now);
+        self.note_watched(presence);
+        ticked
+    }
+
+    /// Before any worker is asked to count: whoever sees zero is counted later.
+    fn note_watched(&self, presence: MutexGuard<'_, Presence>) {
+        self.watched.store(presence.watched(), Ordering::SeqCst);
     }
 
     fn is_watched(&self) -> bool {
@@ -175,11 +232,12 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
+        let now = Timestamp::now();
         let mut presence = self.door.lock();
         for channel in &self.channels {
-            presence.unwatch(self.worker, channel);
+            presence.unwatch(self.worker, channel, now);
         }
-        self.door.watched.fetch_sub(self.channels.len(), Ordering::SeqCst);
+        self.door.note_watched(presence);
     }
 }
 
@@ -197,6 +255,15 @@ pub(crate) fn last_seen(hub: &Hub, users: &BTreeSet<UserId>) -> Result<Vec<(User
         }
     }
     Ok(seen)
+}
+
+/// Who was said to be online by the node that spoke before this one.
+fn said(hub: &Hub) -> Result<BTreeSet<UserId>, ReadError> {
+    let mut users = BTreeSet::new();
+    record::online(&**hub.log(), |user| {
+        users.insert(user);
+    })?;
+    Ok(users)
 }
 
 fn recover(presence: &mut Presence, hub: &Hub, options: &PresenceOptions) -> Result<(), ReadError> {
@@ -233,7 +300,7 @@ mod tests {
             recorder.advance(door.tick(now).transitions);
             recorder
         };
-        let before = Doorkeeper::open(&hub, 1, &options);
+        let before = Doorkeeper::open(&hub, NodeId::default(), 1, &options);
         for id in ["ann", "bob", "cid"] {
             before.enter(0, Some(&user(id)), None, &[], start);
         }
@@ -249,7 +316,7 @@ mod tests {
             Some(start.plus(Duration::from_secs(1)))
         );
 
-        let after = Doorkeeper::open(&hub, 1, &options);
+        let after = Doorkeeper::open(&hub, NodeId::default(), 1, &options);
         assert_eq!(after.online(), 2, "cid had gone");
         after.enter(0, Some(&user("ann")), None, &[], Timestamp::now());
         assert_eq!(after.tick(Timestamp::now()), Ticked::default(), "ann was online all the time");

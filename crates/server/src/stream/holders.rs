@@ -1,12 +1,14 @@
 //! Which stream has a durable subscription: one at a time, the newest.
 //!
-//! What is kept here is of this process, like the streams themselves. A holder on another node would be told through
-//! the log.
+//! What is kept here is of this node, like the streams themselves. Other nodes are told of each that is given
+//! ([`Holders::yields`]).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tidings_hub::Timestamp;
 use tidings_wire::{ClientId, UserId};
 
 /// No place on a worker yet.
@@ -20,6 +22,8 @@ pub(crate) struct Holders(Mutex<HashMap<(UserId, ClientId), Arc<Held>>>);
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) worker: usize,
+    /// When it was given.
+    since: Timestamp,
     place: AtomicU64,
     replaced: AtomicBool,
 }
@@ -46,9 +50,10 @@ impl Holders {
         user: UserId,
         name: ClientId,
         worker: usize,
+        since: Timestamp,
     ) -> (Holding, Option<Arc<Held>>) {
-        let held =
-            Arc::new(Held { worker, place: AtomicU64::new(NOWHERE), replaced: AtomicBool::new(false) });
+        let (place, replaced) = (AtomicU64::new(NOWHERE), AtomicBool::new(false));
+        let held = Arc::new(Held { worker, since, place, replaced });
         let name = (user, name);
         let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), held.clone());
         if let Some(before) = &before {
@@ -56,6 +61,30 @@ impl Holders {
         }
         (Holding { held, holders: self.clone(), name }, before)
     }
+
+    /// Another node gave a subscription to a stream of its own. The later one stays, of two at one time that of the
+    /// node that is `before` the other.
+    pub(crate) fn yields(&self, user: UserId, name: ClientId, since: Timestamp, before: bool) -> Yields {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Entry::Occupied(mine) = holders.entry((user, name)) else { return Yields::Nothing };
+        if mine.get().since > since || (mine.get().since == since && !before) {
+            return Yields::Stays(mine.get().since);
+        }
+        let mine = mine.remove();
+        mine.replaced.store(true, Ordering::Release);
+        Yields::Ends(mine)
+    }
+}
+
+/// What becomes of a subscription's stream here when another node has one.
+#[derive(Debug)]
+pub(crate) enum Yields {
+    /// There is none.
+    Nothing,
+    /// It is to be ended.
+    Ends(Arc<Held>),
+    /// It is the later one, and the other node is to be told.
+    Stays(Timestamp),
 }
 
 impl Holding {
@@ -91,7 +120,8 @@ mod tests {
     #[test]
     fn the_newest_has_it_and_the_last_one_leaves_nothing() {
         let holders = Arc::<Holders>::default();
-        let take = |user: &str| holders.take(user.parse().unwrap(), "phone".parse().unwrap(), 0);
+        let take =
+            |user: &str| holders.take(user.parse().unwrap(), "phone".parse().unwrap(), 0, Timestamp(5));
         let count = || holders.0.lock().unwrap().len();
         let (first, before) = take("ada");
         assert!(before.is_none() && !first.is_replaced());
@@ -108,5 +138,20 @@ mod tests {
         drop(second);
         drop(third);
         assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn of_two_nodes_the_later_one_has_it() {
+        let holders = Arc::<Holders>::default();
+        let name = || ("ada".parse().unwrap(), "phone".parse().unwrap());
+        let yields = |since, before| holders.yields(name().0, name().1, Timestamp(since), before);
+        assert!(matches!(yields(9, true), Yields::Nothing));
+        let (mine, _) = holders.take(name().0, name().1, 0, Timestamp(5));
+        assert!(matches!(yields(4, true), Yields::Stays(Timestamp(5))));
+        assert!(matches!(yields(5, false), Yields::Stays(_)));
+        assert!(!mine.is_replaced());
+        assert!(matches!(yields(5, true), Yields::Ends(_)));
+        assert!(mine.is_replaced());
+        assert!(matches!(yields(6, true), Yields::Nothing));
     }
 }

@@ -54,7 +54,7 @@ impl Sockets {
             reader.set_nonblocking(true)?;
             writer.set_nonblocking(true)?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-            let permit = limits.admit(None, address.ip()).map_err(io::Error::other)?;
+            let permit = limits.admit(None, 0, address.ip()).map_err(io::Error::other)?;
             let about = About {
                 id: ConnectionId(number.into()),
                 address,

@@ -88,7 +88,10 @@ impl Answer<'_> {
             false => Some(workers.watch(seat.worker, request.presence.clone()).await),
         };
         let holding = request.subscription.clone().zip(identity.user.clone());
-        let holding = holding.map(|(name, user)| workers.hold(user, name, seat.worker));
+        let holding = holding.map(|(name, user)| {
+            self.app.tell_held(&user, &name, now);
+            workers.hold(user, name, seat.worker, now)
+        });
         let about = About { id, address: peer, control: request.control, permit, seat, holding };
         let token = identity.expires.map(|expires| expires.since(now));
         let info = presence::info(identity.info.as_deref());

@@ -1,6 +1,7 @@
 //! The router on a real hub with a log in memory, asked without sockets.
 
 mod access;
+mod cluster;
 mod connections;
 mod disk;
 mod ends;

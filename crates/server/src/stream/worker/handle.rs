@@ -4,21 +4,22 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Poll, Waker};
-use tidings_hub::{Census, Change, Hub, ShardStats, Timestamp, View};
+use tidings_hub::{Census, Change, Hub, NodeId, ShardStats, Timestamp, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, Event, Position, UserId};
 use tokio::sync::oneshot;
 
 use super::presence::Watchers;
 use super::{Alarm, Counters, NewStream, Order, WAKER, Worker};
 use crate::ServerConfig;
+use crate::cluster::Cluster;
 use crate::presence::{Doorkeeper, Notice, Rounds, Watching};
 use crate::stream::conn::{CloseReason, ConnectionFilter, ConnectionInfo, Seat};
-use crate::stream::holders::{Holders, Holding};
+use crate::stream::holders::{Holders, Holding, Yields};
 use crate::stream::sweep::Slice;
 use crate::stream::timers::{Spans, Tick, Wheel};
 
@@ -50,6 +51,7 @@ pub struct WorkersHandle {
     door: Arc<Doorkeeper>,
     _rounds: Rounds,
     holders: Arc<Holders>,
+    node: NodeId,
 }
 
 #[derive(Debug)]
@@ -100,20 +102,26 @@ pub struct WorkerStats {
 
 impl WorkersHandle {
     /// Starts the workers.
-    pub(crate) fn start(hub: &Hub, config: &ServerConfig) -> io::Result<WorkersHandle> {
+    pub(crate) fn start(
+        hub: &Hub,
+        config: &ServerConfig,
+        node: NodeId,
+        cluster: Arc<OnceLock<Arc<Cluster>>>,
+    ) -> io::Result<WorkersHandle> {
         let count = config.workers.get();
-        let door = Doorkeeper::open(hub, count, &config.presence);
+        let door = Doorkeeper::open(hub, node, count, &config.presence);
         let workers = (0..count).map(|number| Handle::start(number, hub, config, &door));
         let workers: Vec<Handle> = workers.collect::<io::Result<_>>()?;
         let tells: Vec<_> = workers.iter().map(Handle::teller).collect();
         let tell = move |worker: usize, notices| tells[worker](notices);
-        let rounds = Rounds::start(door.clone(), hub.clone(), config.presence.online_events, tell)?;
+        let rounds = Rounds::start(door.clone(), hub.clone(), config.presence.online_events, cluster, tell)?;
         Ok(WorkersHandle {
             workers,
             next: AtomicUsize::new(0),
             door,
             _rounds: rounds,
             holders: Arc::default(),
+            node,
         })
     }
 
@@ -126,10 +134,15 @@ impl WorkersHandle {
     pub(crate) async fn watch(&self, worker: usize, channels: Vec<Channel>) -> Watching {
         let (watching, uncounted) = self.door.watch(worker, channels);
         if !uncounted.is_empty() {
-            let channels: Arc<[Channel]> = uncounted.into();
-            self.ask(&self.workers, |reply| Order::Count { channels: channels.clone(), reply }).await;
+            self.count(uncounted).await;
         }
         watching
+    }
+
+    /// Has the workers count who is in channels that begin to be watched.
+    pub(crate) async fn count(&self, channels: Vec<Channel>) {
+        let channels: Arc<[Channel]> = channels.into();
+        self.ask(&self.workers, |reply| Order::Count { channels: channels.clone(), reply }).await;
     }
 
     /// The streams that follow a channel, by user.
@@ -151,18 +164,38 @@ impl WorkersHandle {
         let mut id = [0; 16];
         // Without randomness ids repeat, but name streams of one worker all the same in most cases.
         let _ = getrandom::fill(&mut id);
-        // The last bits say which worker has it, so that looking it up asks no other.
-        let id = u128::from_be_bytes(id) & !0xffff | number as u128 & 0xffff;
+        // The first bits say on which node it is, the last ones which worker has it, so that looking it up asks no other.
+        let node = u128::from(self.node.get()) << (u128::BITS - NodeId::BITS);
+        let id = node | u128::from_be_bytes(id) >> NodeId::BITS & !0xffff | number as u128 & 0xffff;
         (Seat::take(number, &self.workers[number].taken), ConnectionId(id))
     }
 
     /// Gives a durable subscription to a stream that gets a place on this worker, and ends the one that had it.
-    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize) -> Holding {
-        let (holding, before) = self.holders.take(user, name, worker);
+    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize, since: Timestamp) -> Holding {
+        let (holding, before) = self.holders.take(user, name, worker, since);
         if let Some(before) = before {
             self.workers[before.worker].order(Order::Replace(before));
         }
         holding
+    }
+
+    /// Another node has given a durable subscription to a stream of its own. When the one here is the later one, it
+    /// stays: since when it is there.
+    pub(crate) fn yields(
+        &self,
+        user: UserId,
+        name: ClientId,
+        since: Timestamp,
+        before: bool,
+    ) -> Option<Timestamp> {
+        match self.holders.yields(user, name, since, before) {
+            Yields::Nothing => None,
+            Yields::Stays(since) => Some(since),
+            Yields::Ends(held) => {
+                self.workers[held.worker].order(Order::Replace(held));
+                None
+            }
+        }
     }
 
     /// Gives a stream to its worker.

@@ -1,0 +1,196 @@
+//! How the nodes of a hub speak to each other: Redis's Pub/Sub.
+//!
+//! - `tidings:{NAME}:bus`, what is said to all nodes; `tidings:{NAME}:bus:NODE`, what is said to one.
+//!
+//! Two threads: one publishes, in the order in which words are said; one listens. While Redis is away words are lost, as
+//! the contract of [`Bus`] allows: nodes then ask each other anew. The first failure of an outage is logged.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use redis::Connection;
+use tidings_hub::{Bus, Ear, NodeId};
+
+use crate::connect::Connector;
+use crate::error::{Result, Trouble};
+use crate::script::Keys;
+use crate::write::AGAIN;
+
+/// How many bytes wait to be said. What comes on top of that is lost.
+const WAITING: usize = 32 << 20;
+/// How many words are sent together.
+const TOGETHER: usize = 100;
+/// How often a thread looks whether the bus is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The line between the nodes of one hub.
+pub struct RedisBus(Arc<Inner>);
+
+struct Inner {
+    connector: Connector,
+    keys: Keys,
+    outgoing: Mutex<Outgoing>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    words: VecDeque<(Option<NodeId>, Vec<u8>)>,
+    bytes: usize,
+    /// The bus was dropped.
+    over: bool,
+}
+
+impl RedisBus {
+    pub(crate) fn new(connector: Connector, keys: Keys) -> RedisBus {
+        let inner = Arc::new(Inner { connector, keys, outgoing: Mutex::default(), news: Condvar::new() });
+        thread::spawn({
+            let inner = inner.clone();
+            move || inner.send()
+        });
+        RedisBus(inner)
+    }
+}
+
+impl Bus for RedisBus {
+    fn join(&self, node: NodeId, ear: Ear) {
+        let inner = Arc::downgrade(&self.0);
+        thread::spawn(move || listen(&inner, node, &ear));
+    }
+
+    fn say(&self, to: Option<NodeId>, words: Vec<u8>) {
+        let mut outgoing = self.0.lock();
+        if outgoing.bytes + words.len() <= WAITING {
+            outgoing.bytes += words.len();
+            outgoing.words.push_back((to, words));
+            self.0.news.notify_one();
+        }
+    }
+}
+
+impl Drop for RedisBus {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.news.notify_one();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn topic(&self, to: Option<NodeId>) -> String {
+        match to {
+            None => format!("{}bus", self.keys.prefix()),
+            Some(node) => format!("{}bus:{:010x}", self.keys.prefix(), node.get()),
+        }
+    }
+
+    fn send(&self) {
+        let mut connection: Option<Connection> = None;
+        let mut trouble = Told::default();
+        loop {
+            let mut outgoing = self.lock();
+            // What is waiting when the bus is dropped is said: the last word is that this node goes.
+            while outgoing.words.is_empty() && !outgoing.over {
+                outgoing = self.news.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
+            }
+            if outgoing.words.is_empty() {
+                return;
+            }
+            let together = outgoing.words.len().min(TOGETHER);
+            let words: Vec<_> = outgoing.words.drain(..together).collect();
+            outgoing.bytes -= words.iter().map(|(_, words)| words.len()).sum::<usize>();
+            let over = outgoing.over;
+            drop(outgoing);
+            let published = self.publish(&mut connection, &words);
+            trouble.tell("speak to", published.as_ref().err());
+            if published.is_err() {
+                connection = None;
+                if over {
+                    return;
+                }
+                thread::sleep(AGAIN);
+            }
+        }
+    }
+
+    fn publish(&self, kept: &mut Option<Connection>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
+        let connection = match kept {
+            Some(connection) => connection,
+            None => kept.insert(self.connector.connect(None)?),
+        };
+        let mut pipe = redis::pipe();
+        for (to, words) in words {
+            pipe.cmd("PUBLISH").arg(self.topic(*to)).arg(words.as_slice()).ignore();
+        }
+        Ok(pipe.exec(connection)?)
+    }
+}
+
+/// What was said of an outage.
+#[derive(Default)]
+struct Told(bool);
+
+impl Told {
+    /// Says that something fails, unless that was said, or that it works again.
+    fn tell(&mut self, what: &str, trouble: Option<&Trouble>) {
+        match trouble {
+            Some(why) if !std::mem::replace(&mut self.0, true) => {
+                tracing::warn!("this node can't {what} the others: {why}");
+            }
+            None if std::mem::take(&mut self.0) => tracing::info!("this node can {what} the others again"),
+            _ => {}
+        }
+    }
+}
+
+fn listen(inner: &Weak<Inner>, node: NodeId, ear: &Ear) {
+    let mut trouble = Told::default();
+    loop {
+        let Some(alive) = inner.upgrade().filter(|inner| !inner.lock().over) else { return };
+        let topics = [alive.topic(None), alive.topic(Some(node))];
+        let connected = alive.connector.connect(None);
+        drop(alive);
+        let listened =
+            connected.and_then(|connection| listen_on(connection, &topics, inner, ear, &mut trouble));
+        trouble.tell("listen to", listened.as_ref().err());
+        thread::sleep(AGAIN);
+    }
+}
+
+/// Listens until the connection is lost or the bus is gone.
+fn listen_on(
+    mut connection: Connection,
+    topics: &[String],
+    inner: &Weak<Inner>,
+    ear: &Ear,
+    trouble: &mut Told,
+) -> Result<()> {
+    let mut line = connection.as_pubsub();
+    for topic in topics {
+        line.subscribe(topic)?;
+    }
+    line.set_read_timeout(Some(LOOK))?;
+    trouble.tell("listen to", None);
+    loop {
+        match line.get_message() {
+            Ok(message) => ear(message.get_payload_bytes()),
+            Err(error) if error.is_timeout() => {}
+            Err(error) => return Err(error.into()),
+        }
+        if inner.upgrade().is_none_or(|inner| inner.lock().over) {
+            return Ok(());
+        }
+    }
+}
+
+impl fmt::Debug for RedisBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBus").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,351 @@
+//! The other nodes of the hub: who they are, what they say of who is there, and questions from one to another.
+//!
+//! A node tells all others, a few times a second, what changed of its users and of the channels that they watch
+//! ([`round`](Cluster::round)); each telling has a number, so that who missed one knows it, and asks for everything. A
+//! node that is not heard of for [`LEASE`] is gone. Questions ([`ask`](Cluster::ask)) go to one node or to all, and are
+//! answered or not within [`PATIENCE`].
+
+mod reach;
+mod words;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tidings_hub::{Bus, NodeId, Timestamp};
+use tidings_wire::ConnectionId;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use self::words::{Answer, Question, Said, Words};
+use crate::App;
+use crate::presence::Doorkeeper;
+use crate::stream::WorkersHandle;
+
+/// How long a node is taken for alive that says nothing.
+const LEASE: Duration = Duration::from_secs(5);
+/// How often a node says that it is there.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a node is asked for everything at most: what it said may be on its way.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many pieces of news are said at once.
+const AT_ONCE: usize = 1000;
+/// How long a word may be that is listened to.
+const LONGEST: usize = 16 << 20;
+
+/// This node among the others.
+pub(crate) struct Cluster {
+    node: NodeId,
+    bus: Arc<dyn Bus>,
+    app: Weak<App>,
+    runtime: Handle,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Nodes that are to be told everything.
+    askers: Mutex<Vec<NodeId>>,
+    calls: Mutex<HashMap<u64, UnboundedSender<(NodeId, Answer)>>>,
+    next_call: AtomicU64,
+}
+
+/// Another node.
+#[derive(Debug)]
+struct Peer {
+    until: Timestamp,
+    /// The number of the last telling, if none before it was missed.
+    heard: Option<u64>,
+    /// When it was asked for everything.
+    asked: Option<Timestamp>,
+}
+
+impl Peer {
+    fn new(now: Timestamp) -> Peer {
+        Peer { until: now.plus(LEASE), heard: None, asked: None }
+    }
+}
+
+/// What the thread that tells the others has to remember.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    told: u64,
+    beat: Option<Timestamp>,
+}
+
+impl Cluster {
+    /// Takes part, as the node that the server is.
+    pub(crate) fn join(app: &Arc<App>, bus: Arc<dyn Bus>) -> Arc<Cluster> {
+        let cluster = Arc::new(Cluster {
+            node: app.node,
+            bus,
+            app: Arc::downgrade(app),
+            runtime: Handle::current(),
+            peers: Mutex::default(),
+            askers: Mutex::default(),
+            calls: Mutex::default(),
+            next_call: AtomicU64::new(0),
+        });
+        let ear = Arc::downgrade(&cluster);
+        cluster.bus.join(
+            app.node,
+            Arc::new(move |words: &[u8]| {
+                if let Some(cluster) = ear.upgrade() {
+                    cluster.hear(words);
+                }
+            }),
+        );
+        cluster
+    }
+
+    /// How many other nodes there are.
+    pub(crate) fn peers(&self) -> usize {
+        self.lock_peers().len()
+    }
+
+    /// One round of telling: what is new, everything to those who know nothing, and that this node is there. Only one
+    /// thread does this, so that what it says to one node and to all is in one order.
+    pub(crate) fn round(&self, door: &Doorkeeper, telling: &mut Telling, now: Timestamp) {
+        let mut news = door.news();
+        while !news.is_empty() {
+            let rest = news.split_off(news.len().min(AT_ONCE));
+            telling.told += 1;
+            let said = news.into_iter().map(Into::into).collect();
+            self.say(None, Said::News { number: telling.told, news: said });
+            // Telling news says that the node is there, too.
+            telling.beat = Some(now);
+            news = rest;
+        }
+        let askers = std::mem::take(&mut *self.askers.lock().unwrap_or_else(PoisonError::into_inner));
+        if !askers.is_empty() {
+            let all = door.all_news();
+            for asker in askers {
+                let mut parts = all.chunks(AT_ONCE).peekable();
+                let mut first = true;
+                loop {
+                    let news = parts.next().unwrap_or_default().iter().cloned().map(Into::into).collect();
+                    let last = parts.peek().is_none();
+                    self.say(Some(asker), Said::All { number: telling.told, first, last, news });
+                    first = false;
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        if telling.beat.is_none_or(|beat| now >= beat.plus(BEAT) || now < beat) {
+            telling.beat = Some(now);
+            self.say(None, Said::Beat { number: telling.told });
+        }
+        self.lock_peers().retain(|_, peer| peer.until > now);
+    }
+
+    /// This node is about to end: what it has is gone now, not when its lease is over.
+    pub(crate) fn leave(&self) {
+        self.say(None, Said::Bye);
+    }
+
+    /// Asks one node, or all others; returns what was answered in time, and how many didn't answer.
+    async fn ask(&self, node: Option<NodeId>, question: Question) -> (Vec<(NodeId, Answer)>, usize) {
+        let mut missing: Vec<NodeId> = match node {
+            Some(node) => vec![node],
+            None => self.lock_peers().keys().copied().collect(),
+        };
+        if missing.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, mut answers) = unbounded_channel();
+        self.lock_calls().insert(call, sender);
+        let _call = Call { cluster: self, call };
+        self.say(node, Said::Question { call, question });
+        let mut heard = Vec::new();
+        let wait = async {
+            while !missing.is_empty()
+                && let Some((node, answer)) = answers.recv().await
+            {
+                if let Some(at) = missing.iter().position(|other| *other == node) {
+                    missing.swap_remove(at);
+                    heard.push((node, answer));
+                }
+            }
+        };
+        // Who doesn't answer in time is counted as missing.
+        let _ = tokio::time::timeout(PATIENCE, wait).await;
+        (heard, missing.len())
+    }
+
+    fn say(&self, to: Option<NodeId>, said: Said) {
+        match serde_json::to_vec(&Words { from: self.node.get(), said }) {
+            Ok(words) => self.bus.say(to, words),
+            Err(error) => tracing::error!(%error, "what is for other nodes can't be written"),
+        }
+    }
+
+    /// Called by the bus, for each of the others' words and this node's own.
+    fn hear(self: &Arc<Self>, words: &[u8]) {
+        if words.len() > LONGEST {
+            return tracing::warn!(
+                bytes = words.len(),
+                "a word of another node is too long, and passed over"
+            );
+        }
+        let words: Words = match serde_json::from_slice(words) {
+            Ok(words) => words,
+            // Its own text is not shown: it may have been anybody's.
+            Err(error) => {
+                return tracing::warn!(
+                    line = error.line(),
+                    column = error.column(),
+                    "a word of another node can't be read; do all nodes have one version?"
+                );
+            }
+        };
+        let from = NodeId::new(words.from);
+        if from == self.node {
+            return;
+        }
+        let now = Timestamp::now();
+        if !self.workers(|workers| workers.door().knows(from)).unwrap_or_default()
+            && let Some(peer) = self.lock_peers().get_mut(&from)
+        {
+            // It was given up: nothing is left of what it said.
+            peer.heard = None;
+        }
+        match words.said {
+            Said::Beat { number } => self.hear_number(from, number, now),
+            Said::News { number, news } => {
+                let next = self.lock_peers().get(&from).and_then(|peer| peer.heard).map(|heard| heard + 1);
+                if next == Some(number) {
+                    self.hear_news(from, false, news, now);
+                    self.renew(from, Some(number), now);
+                } else {
+                    self.hear_number(from, number, now);
+                }
+            }
+            Said::All { number, first, last, news } => {
+                if first {
+                    self.renew(from, None, now);
+                }
+                self.hear_news(from, first, news, now);
+                if last {
+                    self.renew(from, Some(number), now);
+                }
+            }
+            Said::Held { user, name, since } => self.hear_held(from, &user, &name, since),
+            Said::Everything => {
+                let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
+                if !askers.contains(&from) {
+                    askers.push(from);
+                }
+            }
+            Said::Bye => {
+                self.lock_peers().remove(&from);
+                // A lease that is over at this moment.
+                self.hear_until(from, false, Vec::new(), now, now);
+            }
+            Said::Question { call, question } => {
+                let cluster = self.clone();
+                self.runtime.spawn(async move {
+                    let Some(app) = cluster.app.upgrade() else { return };
+                    let answer = reach::answer(&app, question).await;
+                    cluster.say(Some(from), Said::Answer { call, answer });
+                });
+            }
+            Said::Answer { call, answer } => {
+                if let Some(sender) = self.lock_calls().get(&call) {
+                    // Who asked may have stopped waiting.
+                    let _ = sender.send((from, answer));
+                }
+            }
+        }
+    }
+
+    /// Another node is there, and has told so much. Who missed some of it asks for all.
+    fn hear_number(&self, from: NodeId, number: u64, now: Timestamp) {
+        let mut peers = self.lock_peers();
+        let peer = peers.entry(from).or_insert(Peer::new(now));
+        peer.until = now.plus(LEASE);
+        let complete = peer.heard.is_some_and(|heard| heard >= number);
+        if !complete && peer.asked.is_none_or(|asked| now >= asked.plus(ASK_AGAIN) || now < asked) {
+            peer.asked = Some(now);
+            drop(peers);
+            let words = Words { from: self.node.get(), said: Said::Everything };
+            let bus = self.bus.clone();
+            // An ear must not speak.
+            self.runtime.spawn(async move {
+                if let Ok(words) = serde_json::to_vec(&words) {
+                    bus.say(Some(from), words);
+                }
+            });
+            return;
+        }
+        drop(peers);
+        self.hear_until(from, false, Vec::new(), now.plus(LEASE), now);
+    }
+
+    fn renew(&self, from: NodeId, heard: Option<u64>, now: Timestamp) {
+        let mut peers = self.lock_peers();
+        let peer = peers.entry(from).or_insert(Peer::new(now));
+        (peer.until, peer.heard) = (now.plus(LEASE), heard);
+    }
+
+    fn hear_news(&self, from: NodeId, anew: bool, news: Vec<words::News>, now: Timestamp) {
+        self.hear_until(from, anew, news, now.plus(LEASE), now);
+    }
+
+    fn hear_until(&self, from: NodeId, anew: bool, news: Vec<words::News>, until: Timestamp, now: Timestamp) {
+        let Some(app) = self.app.upgrade() else { return };
+        let Some(workers) = app.workers() else { return };
+        // A name that can't be one is nobody's.
+        let news = news.into_iter().filter_map(words::News::read).collect();
+        let uncounted = workers.door().hear(from, anew, news, until, now);
+        if !uncounted.is_empty() {
+            let app = app.clone();
+            self.runtime.spawn(async move {
+                if let Some(workers) = app.workers() {
+                    workers.count(uncounted).await;
+                }
+            });
+        }
+    }
+
+    fn workers<T>(&self, with: impl FnOnce(&WorkersHandle) -> T) -> Option<T> {
+        self.app.upgrade()?.workers().map(with)
+    }
+
+    fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_calls(&self) -> MutexGuard<'_, HashMap<u64, UnboundedSender<(NodeId, Answer)>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that is waited for.
+struct Call<'a> {
+    cluster: &'a Cluster,
+    call: u64,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.cluster.lock_calls().remove(&self.call);
+    }
+}
+
+/// The node that a connection is on: its id begins with that.
+pub(crate) fn node_of(connection: ConnectionId) -> NodeId {
+    let shifted = connection.0 >> (u128::BITS - NodeId::BITS);
+    NodeId::new(u64::try_from(shifted).unwrap_or_default())
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("node", &self.node)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,211 @@
+//! The streams of all nodes: what handlers ask, and how a node answers for its own.
+
+use std::sync::Arc;
+
+use tidings_hub::{Census, Change, NodeId, Timestamp, View};
+use tidings_wire::{Channel, ClientId, ConnectionId, UserId};
+
+use super::words::{self, Answer, Filter, Question, Said};
+use super::{Cluster, node_of};
+use crate::stats_channel::StatsChannel;
+use crate::stream::Changed;
+use crate::{App, ConnectionFilter, ConnectionInfo};
+
+/// What one node reached.
+pub(crate) struct Reached<T> {
+    pub(crate) found: T,
+    /// How many nodes did not answer in time.
+    pub(crate) missing: usize,
+}
+
+impl App {
+    /// Up to `limit` of the streams that are meant, on all nodes.
+    pub(crate) async fn connections(
+        &self,
+        filter: &ConnectionFilter,
+        limit: usize,
+    ) -> Reached<Vec<ConnectionInfo>> {
+        let mut found = match self.workers() {
+            Some(workers) if self.is_here(filter) => workers.connections(filter, limit).await,
+            _ => Vec::new(),
+        };
+        let (answers, missing) = self.others(filter, Question::Connections(filter.into(), limit)).await;
+        for answer in answers {
+            if let Answer::Connections(more) = answer {
+                found.extend(more.into_iter().filter_map(words::Connection::read));
+            }
+        }
+        found.truncate(limit);
+        Reached { found, missing }
+    }
+
+    /// One stream, on whichever node.
+    pub(crate) async fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {
+        let filter = ConnectionFilter { id: Some(id), ..ConnectionFilter::default() };
+        self.connections(&filter, 1).await.found.pop()
+    }
+
+    /// Ends the streams that are meant, on all nodes, and lets those go who poll as this user; how many streams it were.
+    pub(crate) async fn disconnect(&self, filter: &ConnectionFilter) -> Reached<u64> {
+        let mut found = if self.is_here(filter) { disconnect_here(self, filter).await } else { 0 };
+        let (answers, missing) = self.others(filter, Question::Disconnect(filter.into())).await;
+        for answer in answers {
+            if let Answer::Count(count) = answer {
+                found += count;
+            }
+        }
+        Reached { found, missing }
+    }
+
+    /// Changes what the streams that are meant follow, on all nodes, each as a whole or not at all.
+    pub(crate) async fn change(
+        &self,
+        filter: &ConnectionFilter,
+        change: Change,
+        limit: usize,
+    ) -> Reached<Vec<Changed>> {
+        let (add, remove) = (words::said_views(&change.add), words::said_views(&change.remove));
+        let mut found = match self.workers() {
+            Some(workers) if self.is_here(filter) => workers.change(filter, change, limit).await,
+            _ => Vec::new(),
+        };
+        let question = Question::Change { filter: filter.into(), add, remove, limit };
+        let (answers, missing) = self.others(filter, question).await;
+        for answer in answers {
+            if let Answer::Changed(more) = answer {
+                found.extend(more.into_iter().filter_map(words::ChangedStream::read));
+            }
+        }
+        Reached { found, missing }
+    }
+
+    /// The streams of all nodes that follow a channel, by user.
+    pub(crate) async fn census(&self, channel: &Channel) -> Reached<Census> {
+        let mut found = match self.workers() {
+            Some(workers) => workers.census(channel).await,
+            None => Census::default(),
+        };
+        let question = Question::Census(channel.to_string());
+        let (answers, missing) = self.others(&ConnectionFilter::default(), question).await;
+        answers.into_iter().for_each(|answer| found.merge(words::census(answer)));
+        Reached { found, missing }
+    }
+
+    /// Whether a stream of any node follows one of these views, or a part of one, or somebody polls it.
+    pub(crate) async fn follows(&self, views: &[View]) -> bool {
+        if follows_here(self, views).await {
+            return true;
+        }
+        let question = Question::Follows(words::said_views(views));
+        let (answers, _) = self.others(&ConnectionFilter::default(), question).await;
+        answers.iter().any(|answer| matches!(answer, Answer::Yes(true)))
+    }
+
+    /// How many streams a user has on other nodes.
+    pub(crate) fn elsewhere(&self, user: Option<&UserId>) -> usize {
+        match (self.cluster(), self.workers(), user) {
+            (Some(_), Some(workers), Some(user)) => workers.door().elsewhere(user) as usize,
+            _ => 0,
+        }
+    }
+
+    /// A durable subscription has a new stream on this node.
+    pub(crate) fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
+        if let Some(cluster) = self.cluster() {
+            cluster.tell_held(user, name, since);
+        }
+    }
+
+    /// Whether what is meant may be on this node.
+    fn is_here(&self, filter: &ConnectionFilter) -> bool {
+        filter.id.is_none_or(|id| node_of(id) == self.node)
+    }
+
+    async fn others(&self, filter: &ConnectionFilter, question: Question) -> (Vec<Answer>, usize) {
+        let Some(cluster) = self.cluster() else { return (Vec::new(), 0) };
+        let node = match filter.id.map(node_of) {
+            Some(node) if node == self.node || !cluster.knows(node) => return (Vec::new(), 0),
+            node => node,
+        };
+        let (answers, missing) = cluster.ask(node, question).await;
+        (answers.into_iter().map(|(_, answer)| answer).collect(), missing)
+    }
+}
+
+impl Cluster {
+    fn knows(&self, node: NodeId) -> bool {
+        self.lock_peers().contains_key(&node)
+    }
+
+    fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
+        self.say(None, Said::Held { user: user.to_string(), name: name.to_string(), since: since.0 });
+    }
+
+    /// Another node has a durable subscription. If the stream here is the later one, the other node is told of that.
+    pub(super) fn hear_held(&self, from: NodeId, user: &str, name: &str, since: u64) {
+        let (Some(app), Some((user, name))) = (self.app.upgrade(), words::read_held(user, name)) else {
+            return;
+        };
+        let Some(workers) = app.workers() else { return };
+        let mine = workers.yields(user.clone(), name.clone(), Timestamp(since), from < self.node);
+        if let Some(mine) = mine {
+            // An ear must not speak.
+            self.runtime.spawn(async move { app.tell_held(&user, &name, mine) });
+        }
+    }
+}
+
+/// What this node answers another one. Each question is for its own streams only.
+pub(super) async fn answer(app: &Arc<App>, question: Question) -> Answer {
+    let Some(workers) = app.workers() else { return Answer::Nothing };
+    let filter = |filter: &Filter| filter.read();
+    match question {
+        Question::Census(channel) => match words::read_channel(&channel) {
+            Some(channel) => workers.census(&channel).await.into(),
+            None => Answer::Nothing,
+        },
+        Question::Connections(asked, limit) => match filter(&asked) {
+            Some(filter) => {
+                let found = workers.connections(&filter, limit).await;
+                Answer::Connections(found.into_iter().map(Into::into).collect())
+            }
+            None => Answer::Nothing,
+        },
+        Question::Disconnect(asked) => match filter(&asked) {
+            Some(filter) => Answer::Count(disconnect_here(app, &filter).await),
+            None => Answer::Nothing,
+        },
+        Question::Change { filter: asked, add, remove, limit } => {
+            let (Some(filter), Some(mut change)) = (filter(&asked), words::read_change(&add, &remove)) else {
+                return Answer::Nothing;
+            };
+            StatsChannel::followed(app, &change.add);
+            change.ended = app.hub.ended(&change.add);
+            let changed = workers.change(&filter, change, limit).await;
+            Answer::Changed(changed.into_iter().map(Into::into).collect())
+        }
+        Question::Follows(views) => match words::read_views(&views) {
+            Some(views) => Answer::Yes(follows_here(app, &views).await),
+            None => Answer::Nothing,
+        },
+    }
+}
+
+async fn disconnect_here(app: &App, filter: &ConnectionFilter) -> u64 {
+    if let (None, Some(user)) = (filter.id, &filter.user) {
+        // Who polls has no connection to be named by; it comes back, and is asked anew what it may.
+        app.polls.release(user);
+    }
+    match app.workers() {
+        Some(workers) => u64::try_from(workers.disconnect(filter).await).unwrap_or(u64::MAX),
+        None => 0,
+    }
+}
+
+async fn follows_here(app: &App, views: &[View]) -> bool {
+    app.polls.follows(views)
+        || match app.workers() {
+            Some(workers) => workers.follows(views).await,
+            None => false,
+        }
+}
