@@ -272,7 +272,8 @@ class Publisher extends Watched {
 /** Reads its views from the beginning to the end, on whichever node it meets. */
 class Subscriber extends Watched {
   opens = 0;
-  seen = new Set();
+  /** The id of each event, by its data. */
+  seen = new Map();
   /** Data in the order in which it came. */
   order = [];
   /** Each with the newest number of each publisher before it, and the first behind it. */
@@ -280,6 +281,8 @@ class Subscriber extends Watched {
   #newest = {};
   #ids = new Set();
   #lastId;
+  /** The ids that it came back with. */
+  #resumed = [];
   #closed = false;
   #failure;
   #abort = new AbortController();
@@ -327,6 +330,7 @@ class Subscriber extends Watched {
     try {
       const headers = { authorization: `Bearer ${this.token}`, accept: 'text/event-stream' };
       if (this.#lastId) headers['last-event-id'] = this.#lastId;
+      this.#resumed.push(this.#lastId);
       const answer = await fetch(this.url, { headers, signal: abort.signal });
       // A node that starts or ends takes no streams.
       if (answer.status === 503) return;
@@ -344,6 +348,13 @@ class Subscriber extends Watched {
     }
   }
 
+  /** What helps to find out why. */
+  #story(data, id) {
+    const at = this.order.indexOf(data);
+    const events = [...this.order.slice(at - 2, at + 3), '…', ...this.order.slice(-3)].map((text) => `${text} = ${this.seen.get(text)}`);
+    return `now ${id}; ${events.join('; ')}; resumed behind ${this.#resumed.slice(-3).join(', ')}; ${JSON.stringify(this.gaps)}`;
+  }
+
   #take({ id, type, data }) {
     this.#lastId = id;
     if (type === 'tidings:open') this.opens += 1;
@@ -352,13 +363,13 @@ class Subscriber extends Watched {
       const [publisher, digits, channel] = data.split(' ');
       const number = Number(digits);
       assert.ok(this.wants(channel), `${this.views} got ${data}`);
-      assert.ok(!this.seen.has(data), `${data} came twice on ${this.views}`);
+      assert.ok(!this.seen.has(data), `${data} came twice on ${this.views}: ${this.#story(data, id)}`);
       assert.ok(!this.#ids.has(id), `${data} came with an id seen before`);
       assert.ok(number > (this.#newest[publisher] ?? 0), `${data} after number ${this.#newest[publisher]}`);
       this.#newest[publisher] = number;
       for (const gap of this.gaps) gap.after[publisher] ??= number;
       this.#ids.add(id);
-      this.seen.add(data);
+      this.seen.set(data, id);
       this.order.push(data);
     }
     this.notify();
