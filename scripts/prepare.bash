@@ -17,6 +17,7 @@ install_system_packages() {
   have ip || missing+=(iproute2)
   have valgrind || missing+=(valgrind)
   have nginx || missing+=(nginx-light)
+  have haproxy || missing+=(haproxy)
   have redis-server || missing+=(redis-server)
   have openssl || missing+=(openssl)
   have chromium || missing+=(chromium)

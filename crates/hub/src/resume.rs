@@ -86,6 +86,13 @@ impl Resume {
         lens: &Lens,
         now: Timestamp,
     ) -> Result<Resume, ReadError> {
+        let position = match start {
+            Start::Cursor(text) => key.open(text).ok(),
+            _ => None,
+        };
+        if let Some(position) = position {
+            log.reach(position)?;
+        }
         // If it changes in the meantime, whoever goes there finds out.
         let Position { epoch, sequence: head } = log.head();
         let plain = |from| Resume::new(from, None, Sequence::START);
@@ -112,9 +119,9 @@ impl Resume {
                     first(Some(selections.into()), Only::Whole)
                 }
             }
-            Start::Cursor(text) => match key.open(text) {
-                Ok(position) => Resume::after(log, caps, views, position, now)?,
-                Err(_) => Resume::unknown(head),
+            Start::Cursor(_) => match position {
+                Some(position) => Resume::after(log, caps, views, position, now)?,
+                None => Resume::unknown(head),
             },
         };
         found.epoch = epoch;

@@ -373,6 +373,7 @@ impl Follower {
         // Under the lock, so that every tail has the log's order.
         shared.feed.announce(&items);
         drop(state);
+        shared.read_on.notify_all();
         shared.feed.flush();
         self.answer(mine);
         failed
@@ -407,6 +408,7 @@ impl Follower {
         let forked = TailItem::Forked { epoch: head.epoch, at, through: head.sequence };
         shared.feed.announce(&[forked]);
         drop(state);
+        shared.read_on.notify_all();
         shared.feed.flush();
         self.answer(loaded.mine);
         Ok(())

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::ready;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,8 @@ pub struct RedisLogConfig {
 const NAME: usize = 200;
 /// How often it is looked whether somebody has waited for too long.
 const CLOCK: Duration = Duration::from_millis(50);
+/// How long a client waits for its node to read as far as another one has: longer than a quiet read takes to look again.
+const REACH: Duration = Duration::from_secs(2);
 
 /// The log on Redis.
 pub struct RedisLog {
@@ -114,6 +116,8 @@ pub(crate) struct Shared {
     pub(crate) cursor_key: [u8; 16],
     pub(crate) queue: Queue,
     pub(crate) state: Mutex<State>,
+    /// Told each time that something was read.
+    pub(crate) read_on: Condvar,
     pub(crate) feed: Feed,
     troubles: Mutex<Troubles>,
 }
@@ -209,6 +213,7 @@ impl RedisLog {
                 commits: 0,
                 size: opened.loaded.size,
             }),
+            read_on: Condvar::new(),
             feed: Feed::default(),
             troubles: Mutex::default(),
         });
@@ -371,6 +376,31 @@ impl Log for RedisLog {
 
     fn locate(&self, position: Position) -> Located {
         self.shared.lock().replica.locate(position)
+    }
+
+    fn reach(&self, position: Position) -> Result<(), ReadError> {
+        // A client that was on another node may have more than this one has read: to take its id for an unknown one
+        // would send it again what it has, after a gap that is none.
+        let beyond = |state: &mut State| match state.replica.locate(position) {
+            Located::Ahead => true,
+            Located::Unknown => position.epoch > state.replica.head().epoch,
+            Located::Here(_) | Located::PastFork(_) => false,
+        };
+        let state = self.shared.lock();
+        let before = state.at;
+        let waited = self.shared.read_on.wait_timeout_while(state, REACH, |state| beyond(state));
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return Ok(());
+        }
+        let behind = state.at != before;
+        drop(state);
+        match self.stats().trouble {
+            Some(trouble) => Err(ReadError::Failed(trouble)),
+            None if behind => Err(ReadError::Failed("this node is far behind".to_owned())),
+            // All there is was read, and it is not in it.
+            None => Ok(()),
+        }
     }
 
     fn head(&self) -> Position {

@@ -21,9 +21,10 @@ export class Tidings {
   #log = '';
   #tokens = [];
 
-  /** @param {{host?: string, config?: string, args?: string[]}} options `config`: the text of a configuration file */
-  static async start({ host = '127.0.0.1', config = '', args = [] } = {}) {
+  /** @param {{host?: string, config?: string, args?: string[], env?: object}} options `config`: the text of a configuration file */
+  static async start({ host = '127.0.0.1', config = '', args = [], env = {} } = {}) {
     const server = new Tidings();
+    server.env = { ...process.env, ...env };
     server.dir = await mkdtemp(path.join(tmpdir(), 'tidings-e2e-'));
     server.dataDir = path.join(server.dir, 'data');
     server.port = await freePort(host);
@@ -42,7 +43,7 @@ export class Tidings {
 
   /** Starts the process and waits until it can hold streams. */
   async restart() {
-    const child = spawn(binary, this.args, { cwd: this.dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(binary, this.args, { cwd: this.dir, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (this.#log += text));
     let failure;
@@ -65,6 +66,15 @@ export class Tidings {
     assert.equal(child.exitCode, null, `the server ended by itself:\n${this.#log}`);
     child.kill('SIGKILL');
     await once(child, 'exit');
+  }
+
+  /** Stands still until it is continued; its sockets stay open. */
+  suspend() {
+    this.#child.kill('SIGSTOP');
+  }
+
+  resume() {
+    this.#child.kill('SIGCONT');
   }
 
   /** SIGTERM: drains and ends with status 0. No token may ever have been logged. */
@@ -91,7 +101,7 @@ export class Tidings {
     for (const pattern of subscribe) args.push('--subscribe', pattern);
     for (const pattern of publish) args.push('--publish', pattern);
     if (admin) args.push('--admin');
-    const { stdout } = await promisify(execFile)(binary, args, { cwd: this.dir });
+    const { stdout } = await promisify(execFile)(binary, args, { cwd: this.dir, env: this.env });
     const token = stdout.trim();
     assert.match(token, /^[\w-]+\.[\w-]+\.[\w-]+$/);
     this.#tokens.push(token);

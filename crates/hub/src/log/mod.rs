@@ -420,6 +420,15 @@ pub trait Log: Send + Sync + 'static {
     /// Where a client's position lies.
     fn locate(&self, position: Position) -> Located;
 
+    /// Blocks until a position that another node gave is known here too. A log with one node knows all that it gave.
+    ///
+    /// # Errors
+    /// When this node can't read what others have stored: then it is not known where the position lies.
+    fn reach(&self, position: Position) -> Result<(), ReadError> {
+        let _ = position;
+        Ok(())
+    }
+
     /// The newest durable record, with the present epoch.
     fn head(&self) -> Position;
 

@@ -41,7 +41,7 @@ fn sentinels_say_who_the_master_is() {
     });
     let position = position.unwrap();
     assert!(position.epoch > stored.epoch);
-    assert_eq!(log.locate(stored), tidings_hub::log::Located::Here(stored.sequence));
+    assert_eq!(log.locate(stored), Located::Here(stored.sequence));
     let kept = all(&log);
     assert_eq!((&kept[0], &*kept.last().unwrap().1), (&(1, "before".to_owned()), "after"));
     assert_eq!(all(&RedisLog::open(config).unwrap()), kept);

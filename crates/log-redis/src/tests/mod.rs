@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use tidings_hub::Timestamp;
 use tidings_hub::log::suite::{Logs, wait};
-use tidings_hub::log::{AppendError, Log, NewRecord, Order, ReadLimit, Retention, Selection, Tail, TailItem};
+use tidings_hub::log::{
+    AppendError, Located, Log, NewRecord, Order, ReadError, ReadLimit, Retention, Selection, Tail, TailItem,
+};
 use tidings_wire::{Channel, Event, Position, Sequence};
 
 use self::server::Server;

@@ -202,3 +202,33 @@ fn an_answer_waits_for_replicas() {
     replica.signal("CONT");
     until("the record", || log.head().sequence == Sequence(2));
 }
+
+#[test]
+fn a_node_reads_as_far_as_a_client_was_on_another_one() {
+    let mut server = Server::start(&[]);
+    let (log, other) = (open(&server), open(&server));
+    let first = append(&log, "first");
+    // What comes next, before it is there.
+    let next = Position { sequence: Sequence(first.sequence.0 + 1), ..first };
+    std::thread::scope(|scope| {
+        let reached = scope.spawn(|| {
+            other.reach(next).unwrap();
+            other.locate(next)
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!reached.is_finished());
+        assert_eq!(append(&log, "second"), next);
+        assert_eq!(reached.join().unwrap(), Located::Here(next.sequence));
+    });
+    // All is read, and this is not in it: it is said in the end.
+    let never = Position { sequence: Sequence(next.sequence.0 + 1), ..next };
+    other.reach(never).unwrap();
+    assert_eq!(other.locate(never), Located::Ahead);
+    // While Redis is away it can't be known.
+    server.kill();
+    until("the trouble", || other.stats().trouble.is_some());
+    other.reach(first).unwrap();
+    assert!(matches!(other.reach(never), Err(ReadError::Failed(_))));
+    let later = Position { epoch: tidings_wire::Epoch(never.epoch.0 + 1), ..never };
+    assert!(matches!(other.reach(later), Err(ReadError::Failed(_))));
+}
