@@ -103,7 +103,7 @@ async fn note(call: &Call, changed: &[Changed]) {
     let Some(workers) = call.app.workers() else { return };
     for Changed { connection, from, subscription } in changed {
         let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
-        let asked = async {
+        let asked = || async {
             let stream = workers.connection(*connection).await?;
             Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
         };
