@@ -6,14 +6,14 @@
 //! delivered at least once. The events themselves are nowhere but in the log: the queue is the user's channel, and is
 //! kept by its retention.
 //!
-//! Moving a cursor is reading a note and writing it. Two of that at once on one subscription would let the later write
-//! move it backwards, so each goes through a gate, one of a few for all subscriptions.
+//! Moving a cursor is reading a note and writing it. Two of that at once on one subscription, on two nodes even, would
+//! let the later write move it backwards: so it is written only in the place of what was read, else read again. Of those
+//! who are in each other's way one has written, so that all come to an end.
 
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,9 +30,6 @@ pub const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 /// How many bytes the channels of a subscription may have in all.
 pub const CHANNELS_BYTES: usize = 32 << 10;
 
-/// How many gates there are. Each is closed until a note is durable, so that they are what limits how many are written
-/// with one sync.
-const GATES: usize = 256;
 /// How many notes one sweep looks at.
 const SWEPT: usize = 128;
 /// How long a sweep rests that has looked at all of them.
@@ -85,9 +82,14 @@ pub fn may_keep<'a>(asked: impl IntoIterator<Item = &'a str>) -> bool {
 pub struct Durables {
     log: Arc<dyn Log>,
     key: CursorKey,
-    gates: Box<[tokio::sync::Mutex<()>]>,
-    hasher: RandomState,
     sweep: Mutex<Sweep>,
+}
+
+/// A subscription as it was read.
+struct Noted {
+    /// The note, which what is new is written in the place of.
+    value: Vec<u8>,
+    state: State,
 }
 
 #[derive(Default)]
@@ -99,8 +101,7 @@ struct Sweep {
 
 impl Durables {
     pub(crate) fn new(log: Arc<dyn Log>, key: CursorKey) -> Durables {
-        let gates = std::iter::repeat_with(Default::default).take(GATES).collect();
-        Durables { log, key, gates, hasher: RandomState::new(), sweep: Mutex::default() }
+        Durables { log, key, sweep: Mutex::default() }
     }
 
     /// Where a stream of a subscription begins, which is noted if it is its first. An id that the client comes back
@@ -122,59 +123,66 @@ impl Durables {
             return Err(DurableError::TooLong);
         }
         let name = Name::new(user, name);
-        let _gate = self.gate(&name).lock().await;
-        let Some(mut state) = self.read(&name)? else {
-            if self.log.notes(&Name::all_of(user), None, PER_USER)?.len() >= PER_USER {
-                return Err(DurableError::TooMany);
-            }
-            let cursor = self.first(&start, views)?;
-            self.write(&name, &State { cursor, used: now, asked: asked.to_vec() }).await?;
-            // What comes between the note and the stream is the subscription's.
-            return Ok(if start == Start::Now { self.at(cursor) } else { start });
-        };
-        let before = state.clone();
-        let start = match start {
-            Start::Earliest => Start::Earliest,
-            Start::Cursor(text) => match self.located(&text) {
-                Some((position, place)) => {
-                    self.advance(&mut state, position, place);
-                    Start::Cursor(text)
+        loop {
+            let Some(before) = self.read(&name)? else {
+                if self.log.notes(&Name::all_of(user), None, PER_USER)?.len() >= PER_USER {
+                    return Err(DurableError::TooMany);
                 }
-                // It says nothing, so that what is noted goes on without a gap.
-                None => self.at(state.cursor),
-            },
-            Start::Now | Start::History(_) | Start::Latest => self.at(state.cursor),
-        };
-        state.asked = asked.to_vec();
-        state.used = now;
-        match self.write_if_other(&name, &before, &state).await {
-            // The cursor stays where it was, and some is delivered again: no reason to deliver nothing.
-            Err(DurableError::Write(_)) | Ok(()) => Ok(start),
-            Err(error) => Err(error),
+                let cursor = self.first(&start, views)?;
+                let state = State { cursor, used: now, asked: asked.to_vec() };
+                if !self.write(&name, None, &state).await? {
+                    continue;
+                }
+                // What comes between the note and the stream is the subscription's.
+                return Ok(if start == Start::Now { self.at(cursor) } else { start });
+            };
+            let mut state = State { asked: asked.to_vec(), used: now, ..before.state.clone() };
+            let begin = match &start {
+                Start::Earliest => Start::Earliest,
+                Start::Cursor(text) => match self.located(text) {
+                    Some((position, place)) => {
+                        self.advance(&mut state, position, place);
+                        start.clone()
+                    }
+                    // It says nothing, so that what is noted goes on without a gap.
+                    None => self.at(state.cursor),
+                },
+                Start::Now | Start::History(_) | Start::Latest => self.at(state.cursor),
+            };
+            match self.write_if_other(&name, &before, &state).await {
+                // The cursor stays where it was, and some is delivered again: no reason to deliver nothing.
+                Err(DurableError::Write(_)) | Ok(true) => return Ok(begin),
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
-    /// Notes that its stream follows other channels than it was opened with. `asked` is polled when nobody else changes
-    /// the subscription, and says which those are then; none if the stream is gone. A subscription that was forgotten
-    /// meanwhile stays so.
+    /// Notes that its stream follows other channels than it was opened with. `asked` says which those are now; none if
+    /// the stream is gone. It is asked again if the subscription changes meanwhile, so that what is noted last was asked
+    /// last. A subscription that was forgotten meanwhile stays so.
     ///
     /// # Errors
     /// When they are too long, or can't be noted.
-    pub async fn follow(
+    pub async fn follow<F: Future<Output = Option<Vec<Pattern>>>>(
         &self,
         user: &UserId,
         name: &ClientId,
-        asked: impl Future<Output = Option<Vec<Pattern>>>,
+        asked: impl Fn() -> F,
         now: Timestamp,
     ) -> Result<(), DurableError> {
         let name = Name::new(user, name);
-        let _gate = self.gate(&name).lock().await;
-        let Some(asked) = asked.await else { return Ok(()) };
-        let Some(before) = self.read(&name)? else { return Ok(()) };
-        if !may_keep(asked.iter().map(Pattern::as_str)) {
-            return Err(DurableError::TooLong);
+        loop {
+            let Some(before) = self.read(&name)? else { return Ok(()) };
+            let Some(asked) = asked().await else { return Ok(()) };
+            if !may_keep(asked.iter().map(Pattern::as_str)) {
+                return Err(DurableError::TooLong);
+            }
+            let state = State { asked, used: now, ..before.state.clone() };
+            if self.write_if_other(&name, &before, &state).await? {
+                return Ok(());
+            }
         }
-        self.write_if_other(&name, &before, &State { asked, used: now, ..before.clone() }).await
     }
 
     /// Acknowledges everything up to an id. What was acknowledged before stays so. Says where the cursor is then.
@@ -212,7 +220,6 @@ impl Durables {
     /// When there is no such subscription, or it can't be noted.
     pub async fn forget(&self, user: &UserId, name: &ClientId) -> Result<(), DurableError> {
         let name = Name::new(user, name);
-        let _gate = self.gate(&name).lock().await;
         self.read(&name)?.ok_or(DurableError::Absent)?;
         Ok(self.log.set_note(name.as_str().to_owned(), None).await?)
     }
@@ -222,8 +229,8 @@ impl Durables {
     /// # Errors
     /// When the log can't be read.
     pub fn get(&self, user: &UserId, name: &ClientId) -> Result<Option<Durable>, DurableError> {
-        let state = self.read(&Name::new(user, name))?;
-        Ok(state.map(|state| state.named(name.clone())))
+        let noted = self.read(&Name::new(user, name))?;
+        Ok(noted.map(|noted| noted.state.named(name.clone())))
     }
 
     /// All subscriptions of a user, by name.
@@ -253,26 +260,13 @@ impl Durables {
         let Ok(notes) = self.log.notes(Name::ALL, sweep.after.as_deref(), SWEPT) else { return };
         for (name, value) in &notes {
             if State::decode(name, value).is_ok_and(|state| state.used.plus(UNUSED) <= now) {
-                self.forget_unused(name, now);
+                // Unless it is used meanwhile. If it fails, the next sweep is there.
+                drop(self.log.set_note_if(name.clone(), Some(value.clone()), None));
             }
         }
         sweep.after = notes.last().filter(|_| notes.len() == SWEPT).map(|(name, _)| name.clone());
         if sweep.after.is_none() {
             sweep.next = now.plus(REST);
-        }
-    }
-
-    fn forget_unused(&self, name: &str, now: Timestamp) {
-        // Whoever has the gate uses it.
-        let Ok(_gate) = self.gate_of(name).try_lock() else { return };
-        let unused = self.log.note(name).is_ok_and(|value| {
-            value.is_some_and(|value| {
-                State::decode(name, &value).is_ok_and(|state| state.used.plus(UNUSED) <= now)
-            })
-        });
-        if unused {
-            // In the order of the calls: who uses it after this notes it anew. If it fails, the next sweep is there.
-            drop(self.log.set_note(name.to_owned(), None));
         }
     }
 
@@ -321,41 +315,36 @@ impl Durables {
         &self,
         name: &Name,
         now: Timestamp,
-        change: impl FnOnce(&mut State),
+        change: impl Fn(&mut State),
     ) -> Result<Position, DurableError> {
-        let _gate = self.gate(name).lock().await;
-        let before = self.read(name)?.ok_or(DurableError::Absent)?;
-        let mut state = before.clone();
-        change(&mut state);
-        state.used = now;
-        self.write_if_other(name, &before, &state).await?;
-        Ok(state.cursor)
-    }
-
-    /// Writes what is new in more than the time of its use, or old in that.
-    async fn write_if_other(&self, name: &Name, before: &State, state: &State) -> Result<(), DurableError> {
-        let same = before.cursor == state.cursor && before.asked == state.asked;
-        if same && before.used <= state.used && state.used.since(before.used) < USE_AGE {
-            return Ok(());
+        loop {
+            let before = self.read(name)?.ok_or(DurableError::Absent)?;
+            let mut state = State { used: now, ..before.state.clone() };
+            change(&mut state);
+            if self.write_if_other(name, &before, &state).await? {
+                return Ok(state.cursor);
+            }
         }
-        self.write(name, state).await
     }
 
-    async fn write(&self, name: &Name, state: &State) -> Result<(), DurableError> {
-        Ok(self.log.set_note(name.as_str().to_owned(), Some(state.encode())).await?)
+    /// Writes what is new in more than the time of its use, or old in that. `false` when it is to be read again.
+    async fn write_if_other(&self, name: &Name, before: &Noted, state: &State) -> Result<bool, DurableError> {
+        let Noted { value, state: old } = before;
+        let same = old.cursor == state.cursor && old.asked == state.asked;
+        if same && old.used <= state.used && state.used.since(old.used) < USE_AGE {
+            return Ok(true);
+        }
+        self.write(name, Some(value.clone()), state).await
     }
 
-    fn read(&self, name: &Name) -> Result<Option<State>, DurableError> {
-        let value = self.log.note(name.as_str())?;
-        Ok(value.map(|value| State::decode(name.as_str(), &value)).transpose()?)
+    async fn write(&self, name: &Name, before: Option<Vec<u8>>, state: &State) -> Result<bool, DurableError> {
+        Ok(self.log.set_note_if(name.as_str().to_owned(), before, Some(state.encode())).await?)
     }
 
-    fn gate(&self, name: &Name) -> &tokio::sync::Mutex<()> {
-        self.gate_of(name.as_str())
-    }
-
-    fn gate_of(&self, name: &str) -> &tokio::sync::Mutex<()> {
-        &self.gates[self.hasher.hash_one(name) as usize % self.gates.len()]
+    fn read(&self, name: &Name) -> Result<Option<Noted>, DurableError> {
+        let Some(value) = self.log.note(name.as_str())? else { return Ok(None) };
+        let state = State::decode(name.as_str(), &value)?;
+        Ok(Some(Noted { value, state }))
     }
 }
 

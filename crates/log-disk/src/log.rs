@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tidings_hub::log::{
     AppendError, Appending, ChannelInfo, Durability, Holder, LEASE_NOTE, Leases, Leasing, Located, Log,
-    LogStats, NewRecord, Note, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Retention,
-    Selection, Tail, Terms, check_note,
+    LogStats, NewRecord, Note, Noting, NotingIf, Order, Page, ReadError, ReadLimit, Record, Removing,
+    Retention, Selection, Tail, Terms, check_note,
 };
 use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
@@ -26,7 +26,7 @@ use crate::record::Row;
 use crate::space::Space;
 use crate::store::Store;
 use crate::tail::DiskTail;
-use crate::writer::{Job, Refused, Shared, Upkeep, Writer, note_bytes};
+use crate::writer::{Expected, Job, NoteJob, Refused, Shared, Upkeep, Writer, note_bytes};
 use crate::{DataDir, OpenError};
 
 /// The database in the data directory.
@@ -331,7 +331,17 @@ impl Log for DiskLog {
         if let Err(error) = check_note(&name, value.as_deref()) {
             return Box::pin(ready(Err(error)));
         }
-        Box::pin(self.ask(|reply| Job::Note { note: Note { name, value }, reply }))
+        let noting =
+            self.ask(|reply| Job::Note(NoteJob { note: Note { name, value }, only_if: None, reply }));
+        Box::pin(async move { noting.await.map(drop) })
+    }
+
+    fn set_note_if(&self, name: String, expected: Option<Vec<u8>>, value: Option<Vec<u8>>) -> NotingIf {
+        if let Err(error) = check_note(&name, value.as_deref()) {
+            return Box::pin(ready(Err(error)));
+        }
+        let (note, only_if) = (Note { name, value }, Some(Expected(expected)));
+        Box::pin(self.ask(|reply| Job::Note(NoteJob { note, only_if, reply })))
     }
 
     fn ended(&self, channel: &Channel) -> Option<Sequence> {

@@ -10,6 +10,7 @@ use crate::catalog::{Catalog, ChannelState, Totals};
 use crate::error::{Result, StoreError};
 use crate::record::{self, Row};
 use crate::store::{Place, Remembered, Store};
+use crate::writer::Expected;
 
 /// How many records one new one may push out. More are only ever over a cap when caps were lowered between two
 /// starts; then the rest goes bit by bit.
@@ -568,6 +569,11 @@ impl<'a> Stage<'a> {
         let forgotten = self.store.forget_keys(now, limit)?;
         self.changes.beside |= forgotten > 0;
         Ok(forgotten)
+    }
+
+    /// Whether this is noted, be it since earlier in this transaction.
+    pub(crate) fn is_noted(&self, name: &str, expected: &Expected) -> Result<bool> {
+        Ok(self.store.note(name)? == expected.0)
     }
 
     /// Notes something, or takes it back.

@@ -64,10 +64,12 @@ impl Shared {
 
 /// The answer to an append.
 type Answer = Result<Vec<Position>, AppendError>;
+/// The answers to the batches and notes of a group.
+type Answers = (Vec<Answer>, Vec<Result<bool, AppendError>>);
 /// Answers an append.
 pub(crate) type Appended = oneshot::Sender<Answer>;
-/// Answers a note.
-pub(crate) type Noted = oneshot::Sender<Result<(), AppendError>>;
+/// Answers a note: whether it was set.
+pub(crate) type Noted = oneshot::Sender<Result<bool, AppendError>>;
 /// Answers who asks for a lease.
 pub(crate) type Leased = oneshot::Sender<Result<Option<Lease>, AppendError>>;
 /// Answers a removal.
@@ -81,10 +83,7 @@ pub(crate) enum Job {
         bytes: usize,
         reply: Appended,
     },
-    Note {
-        note: Note,
-        reply: Noted,
-    },
+    Note(NoteJob),
     Lease {
         name: String,
         holder: Holder,
@@ -104,6 +103,25 @@ pub(crate) enum Job {
         now: Timestamp,
         reply: oneshot::Sender<bool>,
     },
+}
+
+/// What is to be noted.
+pub(crate) struct NoteJob {
+    pub(crate) note: Note,
+    /// Only if this is noted before.
+    pub(crate) only_if: Option<Expected>,
+    pub(crate) reply: Noted,
+}
+
+/// What has to be noted under a name: nothing, or this.
+pub(crate) struct Expected(pub(crate) Option<Vec<u8>>);
+
+impl NoteJob {
+    /// How much it counts among what waits.
+    fn bytes(&self) -> usize {
+        let expected = self.only_if.as_ref().and_then(|Expected(value)| value.as_deref());
+        note_bytes(&self.note) + expected.map_or(0, <[u8]>::len)
+    }
 }
 
 /// What waits for the writer.
@@ -140,7 +158,7 @@ impl Queue {
     pub(crate) fn push(&self, job: Job) -> Result<(), Refused> {
         let bytes = match &job {
             Job::Append { bytes, .. } => *bytes,
-            Job::Note { note, .. } => note_bytes(note),
+            Job::Note(note) => note.bytes(),
             _ => 0,
         };
         let mut waiting = self.lock();
@@ -241,17 +259,17 @@ impl Writer {
                     group.add(batch, terms, bytes, reply);
                     continue;
                 }
-                Job::Note { note, reply } => {
-                    if group.is_over_with(1, note_bytes(&note)) {
+                Job::Note(note) => {
+                    if group.is_over_with(1, note.bytes()) {
                         self.store_group(std::mem::take(&mut group));
                     }
-                    group.note(note, reply);
+                    group.note(note);
                     continue;
                 }
                 other => {
                     self.store_group(std::mem::take(&mut group));
                     match other {
-                        Job::Append { .. } | Job::Note { .. } => {}
+                        Job::Append { .. } | Job::Note(_) => {}
                         Job::Lease { name, holder, for_, reply } => {
                             let _ = reply.send(self.lease(name, holder, for_));
                         }
@@ -274,13 +292,13 @@ impl Writer {
             return;
         }
         match self.try_store_group(&group) {
-            Ok(answers) => {
+            Ok((answers, noted)) => {
                 for (append, answer) in group.appends.into_iter().zip(answers) {
                     // Who no longer waits has dropped the other end.
                     let _ = append.reply.send(answer);
                 }
-                for (_, reply) in group.notes {
-                    let _ = reply.send(Ok(()));
+                for (note, noted) in group.notes.into_iter().zip(noted) {
+                    let _ = note.reply.send(noted);
                 }
             }
             Err(error) => {
@@ -289,8 +307,8 @@ impl Writer {
                     let before = terms.once.and_then(|once| self.answer_before(&once, &batch));
                     let _ = reply.send(before.unwrap_or_else(|| Err(error.clone())));
                 }
-                for (_, reply) in group.notes {
-                    let _ = reply.send(Err(error.clone()));
+                for note in group.notes {
+                    let _ = note.reply.send(Err(error.clone()));
                 }
             }
         }
@@ -302,17 +320,18 @@ impl Writer {
         answered(remembered.map_err(AppendError::from))
     }
 
-    /// The answer to each batch: one that is refused keeps no other out. Or why nothing at all could be stored.
-    fn try_store_group(&mut self, group: &Group) -> Result<Vec<Answer>, AppendError> {
+    /// The answers to each batch and note: one that is refused keeps no other out. Or why nothing at all could be stored.
+    fn try_store_group(&mut self, group: &Group) -> Result<Answers, AppendError> {
         let stored = group.records().filter(|record| record.event.store).count();
         if stored == 0 && group.leaves_nothing() {
-            return Ok(self.announce_group(group));
+            return Ok((self.announce_group(group), Vec::new()));
         }
         if !self.has_room(group.bytes) {
             return Err(AppendError::Full);
         }
         let mut items = Vec::new();
         let mut answers = Vec::with_capacity(group.appends.len());
+        let mut noted = Vec::with_capacity(group.notes.len());
         let oldest = group.records().map(|record| record.time).min().unwrap_or_default();
         let mut pages = 4 + group.bytes as u64 / 4_000 + 2 * group.notes.len() as u64;
         let lost = self.without_lease(group);
@@ -370,8 +389,16 @@ impl Writer {
                 }
                 answers.push(Ok(positions));
             }
-            for (note, _) in &group.notes {
-                stage.set_note(&note.name, note.value.as_deref())?;
+            for NoteJob { note, only_if, .. } in &group.notes {
+                let set = match only_if.as_ref().map(|expected| stage.is_noted(&note.name, expected)) {
+                    // Only whoever wants to set this one hears of it.
+                    Some(Err(error @ StoreError::Damaged { .. })) => Err(AppendError::from(error)),
+                    other => Ok(other.transpose()?.unwrap_or(true)),
+                };
+                if set == Ok(true) {
+                    stage.set_note(&note.name, note.value.as_deref())?;
+                }
+                noted.push(set);
             }
             // Twice as fast as records come, so that what retention removes never piles up.
             if !upkeep.wasteful.is_empty() {
@@ -381,7 +408,7 @@ impl Writer {
         })?;
         self.upkeep.pages += pages;
         self.apply(changes, oldest, &items);
-        Ok(answers)
+        Ok((answers, noted))
     }
 
     /// Which of the appends come under a lease that has ended. None is taken before they are stored: this thread does
@@ -594,7 +621,7 @@ pub(crate) fn note_bytes(note: &Note) -> usize {
 #[derive(Default)]
 struct Group {
     appends: Vec<Append>,
-    notes: Vec<(Note, Noted)>,
+    notes: Vec<NoteJob>,
     records: usize,
     bytes: usize,
 }
@@ -628,9 +655,9 @@ impl Group {
         self.appends.push(Append { batch, terms, reply });
     }
 
-    fn note(&mut self, note: Note, reply: Noted) {
-        self.bytes += note_bytes(&note);
-        self.notes.push((note, reply));
+    fn note(&mut self, note: NoteJob) {
+        self.bytes += note.bytes();
+        self.notes.push(note);
     }
 
     fn records(&self) -> impl Iterator<Item = &NewRecord> {

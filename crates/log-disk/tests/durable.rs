@@ -8,14 +8,16 @@ use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig};
 use tidings_wire::{Channel, ClientId, CursorKey, Event, UserId};
 use tokio::task::JoinSet;
 
-/// Each reads the cursor before any of the others is noted, unless it waits for them: the oldest would be written last.
+/// Each reads the cursor before any of the others is noted, on whichever node: the oldest would be written last.
 #[tokio::test]
 async fn of_many_acknowledgements_at_once_the_newest_stays() {
     const EVENTS: usize = 64;
     let dir = tempfile::tempdir().unwrap();
     let config = DiskLogConfig { reserve_bytes: 0, ..DiskLogConfig::new(DataDir::open(dir.path()).unwrap()) };
     let log = Arc::new(DiskLog::open(config, Timestamp::now()).unwrap());
-    let hub = Hub::start(log, HubConfig::new(CursorKey::new([7; 16]))).unwrap();
+    // Two that know nothing of each other, as the nodes of a log for many.
+    let nodes = [(); 2].map(|()| Hub::start(log.clone(), HubConfig::new(CursorKey::new([7; 16]))).unwrap());
+    let hub = &nodes[0];
     let user: UserId = "ada".parse().unwrap();
     let phone: ClientId = "phone".parse().unwrap();
     let own = Channel::user(&user);
@@ -25,7 +27,8 @@ async fn of_many_acknowledgements_at_once_the_newest_stays() {
     let published = wait(hub.publish_batch(events)).unwrap();
     // On one thread they begin in this order, the newest first.
     let mut all = JoinSet::new();
-    for id in published.iter().rev().map(|published| published.id.to_string()) {
+    let ids = published.iter().rev().map(|published| published.id.to_string());
+    for (id, hub) in ids.zip(nodes.iter().cycle()) {
         let (hub, user, phone) = (hub.clone(), user.clone(), phone.clone());
         all.spawn(async move { hub.durables().acknowledge(&user, &phone, &id, Timestamp(2)).await.unwrap() });
     }

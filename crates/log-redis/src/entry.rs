@@ -89,6 +89,9 @@ impl Entry {
                 replica.set_note(name, value);
                 Outcome::Done
             }
+            Step::NoteIf { name, expected, value } => {
+                Outcome::Noted(replica.set_note_if(name, expected.as_deref(), value))
+            }
             Step::Purge(channel) => Outcome::Removed(replica.purge(channel, items)),
             Step::Delete(position) => Outcome::Removed(replica.delete(position, items)),
             Step::Retain(now) => {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tidings_hub::log::{
     AppendError, Appending, ChannelInfo, Durability, Feed, Holder, LEASE_NOTE, Leasing, Located, Log,
-    LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention,
-    Selection, Tail, Terms, check_note,
+    LogStats, NewRecord, Noting, NotingIf, Order, Page, ReadError, ReadLimit, Record, Removing, Replica,
+    Retention, Selection, Tail, Terms, check_note,
 };
 use tidings_hub::{Timestamp, View};
 use tidings_wire::{Channel, Key, Position, Sequence};
@@ -348,6 +348,16 @@ impl Log for RedisLog {
             return Box::pin(ready(Err(error)));
         }
         self.ask(&Step::Note { name, value }, |_| Ok(()))
+    }
+
+    fn set_note_if(&self, name: String, expected: Option<Vec<u8>>, value: Option<Vec<u8>>) -> NotingIf {
+        if let Err(error) = check_note(&name, value.as_deref()) {
+            return Box::pin(ready(Err(error)));
+        }
+        self.ask(&Step::NoteIf { name, expected, value }, |outcome| match outcome {
+            Outcome::Noted(set) => Ok(set),
+            _ => Err(unanswered()),
+        })
     }
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {

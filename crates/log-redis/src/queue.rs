@@ -25,6 +25,8 @@ pub(crate) enum Outcome {
     Appended(Result<Vec<Position>, AppendError>),
     Leased(Option<Lease>),
     Removed(u64),
+    /// Whether it was set.
+    Noted(bool),
     Done,
 }
 

@@ -24,6 +24,12 @@ pub(crate) enum Step {
         name: String,
         value: Option<Vec<u8>>,
     },
+    /// Set only in the place of what is expected.
+    NoteIf {
+        name: String,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    },
     Purge(Channel),
     Delete(Position),
     Retain(Timestamp),
@@ -38,6 +44,7 @@ const DELETE: u8 = 4;
 const RETAIN: u8 = 5;
 const RULES: u8 = 6;
 const LEASE: u8 = 7;
+const NOTE_IF: u8 = 8;
 
 const ON_ONCE: u8 = 1;
 const ON_LEASE: u8 = 1 << 1;
@@ -75,6 +82,11 @@ impl Step {
             Step::Note { name, value } => {
                 out.push(NOTE);
                 put_note(&mut out, name, value.as_deref());
+            }
+            Step::NoteIf { name, expected, value } => {
+                out.push(NOTE_IF);
+                put_note(&mut out, name, value.as_deref());
+                put_value(&mut out, expected.as_deref());
             }
             Step::Purge(channel) => {
                 out.push(PURGE);
@@ -123,6 +135,10 @@ impl Step {
             NOTE => {
                 let Note { name, value } = take_note(&mut from)?;
                 Step::Note { name, value }
+            }
+            NOTE_IF => {
+                let Note { name, value } = take_note(&mut from)?;
+                Step::NoteIf { name, expected: take_value(&mut from)?, value }
             }
             LEASE => Step::Lease {
                 name: from.text()?.to_owned(),
@@ -177,17 +193,29 @@ pub(crate) fn take_lease(from: &mut Reader<'_>) -> Option<Lease> {
 
 fn put_note(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     put_text(out, name);
+    put_value(out, value);
+}
+
+fn put_value(out: &mut Vec<u8>, value: Option<&[u8]>) {
     out.push(value.is_some().into());
     value.iter().for_each(|value| put_bytes(out, value));
 }
 
 fn take_note(from: &mut Reader<'_>) -> Option<Note> {
     let name = from.text()?.to_owned();
-    let value = match from.array()? {
-        [0] => None,
-        _ => Some(from.bytes()?.to_vec()),
-    };
-    Some(Note { name, value })
+    Some(Note { name, value: take_value(from)? })
+}
+
+/// `None` when it can't be understood.
+#[allow(
+    clippy::option_option,
+    reason = "a value that is not there is another thing than one that can't be read"
+)]
+fn take_value(from: &mut Reader<'_>) -> Option<Option<Vec<u8>>> {
+    match from.array()? {
+        [0] => Some(None),
+        _ => Some(Some(from.bytes()?.to_vec())),
+    }
 }
 
 pub(crate) fn put_once(out: &mut Vec<u8>, once: &Once) {
@@ -279,6 +307,8 @@ mod tests {
             Step::Lease { name: "l".to_owned(), holder, for_: Duration::from_secs(6) },
             Step::Note { name: "n".to_owned(), value: Some(vec![0, 255]) },
             Step::Note { name: String::new(), value: None },
+            Step::NoteIf { name: "n".to_owned(), expected: Some(vec![0, 255]), value: None },
+            Step::NoteIf { name: "n".to_owned(), expected: None, value: Some(Vec::new()) },
             Step::Purge(channel),
             Step::Delete(Position { epoch: Epoch(u32::MAX), sequence: Sequence(u64::MAX) }),
             Step::Retain(Timestamp(u64::MAX)),
@@ -302,7 +332,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>, at: prop::sample::Index, kind in 0..9_u8) {
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, at: prop::sample::Index, kind in 0..10_u8) {
             let _ = steps(&bytes);
             let mut one = vec![kind];
             one.extend(&bytes);

@@ -32,6 +32,7 @@ pub use limits::{Limits, OverLimit, Permit};
 pub use listener::Server;
 pub use problem::Problem;
 pub use stream::{
-    Changed, CloseReason, ConnectionFilter, ConnectionInfo, StreamStats, TooMuch, WorkerStats, WorkersHandle,
+    Changed, CloseReason, ConnectionFilter, ConnectionInfo, StreamStats, Unchanged, WorkerStats,
+    WorkersHandle,
 };
 pub use subscribe::{ControlLevel, SubscribeRequest, subscribe_request};

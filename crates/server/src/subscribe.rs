@@ -150,16 +150,21 @@ fn watched(asked: &[Pattern], identity: &Identity, control: ControlLevel) -> Res
     }
     let mut channels = Vec::with_capacity(asked.len());
     for pattern in asked {
-        let channel = pattern.exact().ok_or_else(|| {
-            Problem::bad_request(format!(
-                "presence=1 needs exact channels, and {:?} is a pattern; ask for it in a stream of its own",
-                shortened(pattern.as_str())
-            ))
-        })?;
+        let channel = watchable(pattern)?;
         identity.require_presence(pattern)?;
         channels.push(channel);
     }
     Ok(channels)
+}
+
+/// What a stream with `presence=1` may ask for, as far as the form of it goes.
+pub(crate) fn watchable(pattern: &Pattern) -> Result<Channel, Problem> {
+    pattern.exact().ok_or_else(|| {
+        Problem::bad_request(format!(
+            "presence=1 needs exact channels, and {:?} is a pattern; ask for it in a stream of its own",
+            shortened(pattern.as_str())
+        ))
+    })
 }
 
 /// Where a request wants to begin, whoever sent it, and whether of a durable subscription: for an answer that only says

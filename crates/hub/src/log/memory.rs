@@ -8,8 +8,8 @@ use tidings_wire::{Channel, Epoch, Key, Position, Sequence};
 
 use super::{
     AppendError, Appending, ChannelInfo, Durability, Feed, Holder, LEASE_NOTE, Lease, Leasing, Located, Log,
-    LogStats, NewRecord, Noting, Order, Page, ReadError, ReadLimit, Record, Removing, Replica, Retention,
-    Selection, Tail, TailItem, Terms, check_note,
+    LogStats, NewRecord, Noting, NotingIf, Order, Page, ReadError, ReadLimit, Record, Removing, Replica,
+    Retention, Selection, Tail, TailItem, Terms, check_note,
 };
 use crate::{Timestamp, View};
 
@@ -109,6 +109,20 @@ impl MemoryLog {
         Ok(())
     }
 
+    fn set_note_if_now(
+        &self,
+        name: String,
+        expected: Option<&[u8]>,
+        value: Option<Vec<u8>>,
+    ) -> Result<bool, AppendError> {
+        check_note(&name, value.as_deref())?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        Ok(state.replica.set_note_if(name, expected, value))
+    }
+
     fn purge_now(&self, channel: Channel) -> Result<u64, AppendError> {
         let mut state = self.lock();
         if state.closed {
@@ -160,6 +174,10 @@ impl Log for MemoryLog {
 
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting {
         Box::pin(ready(self.set_note_now(name, value)))
+    }
+
+    fn set_note_if(&self, name: String, expected: Option<Vec<u8>>, value: Option<Vec<u8>>) -> NotingIf {
+        Box::pin(ready(self.set_note_if_now(name, expected.as_deref(), value)))
     }
 
     fn ended(&self, channel: &Channel) -> Option<Sequence> {

@@ -281,6 +281,10 @@ pub fn check_note(name: &str, value: Option<&[u8]>) -> Result<(), AppendError> {
 /// A note under way: completes when it is durable.
 pub type Noting = Pin<Box<dyn Future<Output = Result<(), AppendError>> + Send>>;
 
+/// A note under way that depends on what was noted before: completes with whether it was set, when that is durable.
+/// When it fails, it may or may not have been.
+pub type NotingIf = Pin<Box<dyn Future<Output = Result<bool, AppendError>> + Send>>;
+
 /// An append under way: completes when the batch is durable. Dropping it does not take the batch back.
 pub type Appending = Pin<Box<dyn Future<Output = Result<Vec<Position>, AppendError>> + Send>>;
 
@@ -382,6 +386,11 @@ pub trait Log: Send + Sync + 'static {
     /// Notes something, in the place of what was noted under this name; `None` takes it back. Completes when that is
     /// durable, from when on it is seen. In the order of the calls of one caller.
     fn set_note(&self, name: String, value: Option<Vec<u8>>) -> Noting;
+
+    /// The same, if what is noted under this name is `expected` (`None` if nothing is) in the step that sets it; so of
+    /// many who have read the same, on whichever node, one writes. Completes with `false` where something else is
+    /// noted: then nothing is changed, and reading it again shows what it was, or what came after that.
+    fn set_note_if(&self, name: String, expected: Option<Vec<u8>>, value: Option<Vec<u8>>) -> NotingIf;
 
     /// Everything after a record, then everything that comes, in order and without a hole. `after` is at most the
     /// present head. The past part begins behind the newest record after `after` that was removed, be it from only

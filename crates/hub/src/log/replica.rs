@@ -115,6 +115,15 @@ impl Replica {
         self.notes.set(name, value);
     }
 
+    /// See [`super::Log::set_note_if`]. The limits are for who calls to keep.
+    pub fn set_note_if(&mut self, name: String, expected: Option<&[u8]>, value: Option<Vec<u8>>) -> bool {
+        let as_expected = self.notes.get(&name).as_deref() == expected;
+        if as_expected {
+            self.notes.set(name, value);
+        }
+        as_expected
+    }
+
     /// See [`super::Log::purge`].
     pub fn purge(&mut self, channel: Channel, items: &mut Vec<TailItem>) -> u64 {
         let Some((records, through)) = self.shelf.purge(&channel) else { return 0 };

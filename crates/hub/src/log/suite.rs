@@ -84,6 +84,8 @@ macro_rules! log_suite {
             notes_are_kept
             notes_are_listed_by_name
             a_note_has_limits
+            a_note_is_set_only_in_the_place_of_another
+            of_many_who_have_read_the_same_note_one_sets_it
             a_lease_has_one_holder
             a_lease_ends_with_its_time
             nothing_is_stored_under_a_lease_that_was_lost

@@ -63,13 +63,16 @@ impl App {
         filter: &ConnectionFilter,
         change: Change,
         limit: usize,
+        all_watchable: bool,
     ) -> Reached<Vec<Changed>> {
         let (add, remove) = (words::said_views(&change.add), words::said_views(&change.remove));
         let mut found = match self.workers() {
-            Some(workers) if self.is_here(filter) => workers.change(filter, change, limit).await,
+            Some(workers) if self.is_here(filter) => {
+                workers.change(filter, change, limit, all_watchable).await
+            }
             _ => Vec::new(),
         };
-        let question = Question::Change { filter: filter.into(), add, remove, limit };
+        let question = Question::Change { filter: filter.into(), add, remove, limit, all_watchable };
         let (answers, missing) = self.others(filter, question).await;
         for answer in answers {
             if let Answer::Changed(more) = answer {
@@ -175,13 +178,13 @@ pub(super) async fn answer(app: &Arc<App>, question: Question) -> Answer {
             Some(filter) => Answer::Count(disconnect_here(app, &filter).await),
             None => Answer::Nothing,
         },
-        Question::Change { filter: asked, add, remove, limit } => {
+        Question::Change { filter: asked, add, remove, limit, all_watchable } => {
             let (Some(filter), Some(mut change)) = (filter(&asked), words::read_change(&add, &remove)) else {
                 return Answer::Nothing;
             };
             StatsChannel::followed(app, &change.add);
             change.ended = app.hub.ended(&change.add);
-            let changed = workers.change(&filter, change, limit).await;
+            let changed = workers.change(&filter, change, limit, all_watchable).await;
             Answer::Changed(changed.into_iter().map(Into::into).collect())
         }
         Question::Follows(views) => match words::read_views(&views) {

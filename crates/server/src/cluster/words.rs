@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidings_hub::{Census, Change, Losses, Timestamp, View};
 use tidings_wire::{Channel, ClientId, Epoch, Pattern, Position, Sequence, UserId};
 
-use crate::stream::{Changed, TooMuch};
+use crate::stream::{Changed, Unchanged};
 use crate::{ConnectionFilter, ConnectionInfo};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub(super) enum Question {
     /// End these streams, and let go who polls.
     Disconnect(Filter),
     /// Change what these streams follow.
-    Change { filter: Filter, add: Vec<String>, remove: Vec<String>, limit: usize },
+    Change { filter: Filter, add: Vec<String>, remove: Vec<String>, limit: usize, all_watchable: bool },
     /// Does anybody follow one of these?
     Follows(Vec<String>),
 }
@@ -129,6 +129,7 @@ enum Begun {
     Position(u32, u64),
     TooManyChannels,
     TooLongToKeep,
+    Watching,
 }
 
 impl From<tidings_hub::News> for News {
@@ -242,8 +243,9 @@ impl From<Changed> for ChangedStream {
     fn from(changed: Changed) -> ChangedStream {
         let from = match changed.from {
             Ok(from) => Begun::Position(from.epoch.0, from.sequence.0),
-            Err(TooMuch::Channels) => Begun::TooManyChannels,
-            Err(TooMuch::Kept) => Begun::TooLongToKeep,
+            Err(Unchanged::Channels) => Begun::TooManyChannels,
+            Err(Unchanged::Kept) => Begun::TooLongToKeep,
+            Err(Unchanged::Watching) => Begun::Watching,
         };
         let subscription = changed.subscription.map(|(user, name)| (user.to_string(), name.to_string()));
         ChangedStream { connection: changed.connection.to_string(), from, subscription }
@@ -256,8 +258,9 @@ impl ChangedStream {
             Begun::Position(epoch, sequence) => {
                 Ok(Position { epoch: Epoch(epoch), sequence: Sequence(sequence) })
             }
-            Begun::TooManyChannels => Err(TooMuch::Channels),
-            Begun::TooLongToKeep => Err(TooMuch::Kept),
+            Begun::TooManyChannels => Err(Unchanged::Channels),
+            Begun::TooLongToKeep => Err(Unchanged::Kept),
+            Begun::Watching => Err(Unchanged::Watching),
         };
         let subscription = match &self.subscription {
             Some((user, name)) => Some(read_held(user, name)?),

@@ -13,8 +13,8 @@ use super::parameters::Parameters;
 use super::{Call, answer, body};
 use crate::auth::Identity;
 use crate::stats_channel::StatsChannel;
-use crate::stream::{Changed, TooMuch};
-use crate::subscribe::channel_pattern;
+use crate::stream::{Changed, Unchanged};
+use crate::subscribe::{channel_pattern, watchable};
 use crate::{ConnectionFilter, Problem};
 
 /// How many bytes the body may have: 100 of the longest channels, escaped.
@@ -59,16 +59,19 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
     let asked = Asked::read(&body, form, limit).map_err(|bad| bad.problem(form))?;
     let filter = meant(&call, &identity, &asked).await?;
     let views: Vec<View> = asked.channels.iter().cloned().map(View::from).collect();
+    let mut all_watchable = true;
     let change = if call.parts.method == Method::DELETE {
         Change { remove: views, ..Change::default() }
     } else {
         if !identity.admin {
             asked.channels.iter().try_for_each(|pattern| identity.require_subscribe(pattern))?;
         }
+        let granted = |pattern: &Pattern| identity.admin || identity.may_see_presence(pattern);
+        all_watchable = asked.channels.iter().all(|pattern| pattern.exact().is_some() && granted(pattern));
         StatsChannel::followed(&call.app, &views);
         Change { ended: call.app.hub.ended(&views), add: views, remove: Vec::new() }
     };
-    let reached = call.app.change(&filter, change, limit).await;
+    let reached = call.app.change(&filter, change, limit, all_watchable).await;
     if reached.missing > 0 {
         return Err(nodes_silent(reached.missing));
     }
@@ -78,10 +81,11 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
     }
     note(&call, &changed).await;
     let done: Result<Vec<_>, _> = changed.iter().map(|one| Ok((one.connection, one.from?))).collect();
-    let done = done.map_err(|too_much| {
-        let detail = match too_much {
-            TooMuch::Channels => format!("a stream may have {limit} channels; take some away first"),
-            TooMuch::Kept => DurableError::TooLong.to_string(),
+    let done = done.map_err(|unchanged| {
+        let detail = match unchanged {
+            Unchanged::Channels => format!("a stream may have {limit} channels; take some away first"),
+            Unchanged::Kept => DurableError::TooLong.to_string(),
+            Unchanged::Watching => return not_watched(&identity, &asked.channels),
         };
         Problem::new(http::StatusCode::CONFLICT, "too_many_channels", "Too many channels", detail)
     })?;
@@ -98,12 +102,22 @@ pub(super) async fn change(call: Call, body: Body, form: Form) -> Result<Respons
     })
 }
 
+/// Why a stream with `presence=1` may not follow these: as it would be told when it comes back with them.
+fn not_watched(identity: &Identity, channels: &[Pattern]) -> Problem {
+    let refused = channels.iter().find_map(|pattern| match watchable(pattern) {
+        Err(problem) => Some(problem),
+        Ok(_) if identity.admin => None,
+        Ok(_) => identity.require_presence(pattern).err(),
+    });
+    refused.unwrap_or_else(|| Problem::bad_request("a stream with presence=1 can't be told of these"))
+}
+
 /// Keeps with each durable subscription whose stream was changed what that follows now. Where it can't be noted the
 /// stream goes on all the same: it asks for its channels itself when it comes back.
 async fn note(call: &Call, changed: &[Changed]) {
     for Changed { connection, from, subscription } in changed {
         let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
-        let asked = async {
+        let asked = || async {
             let stream = call.app.connection(*connection).await?;
             Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
         };

@@ -14,4 +14,4 @@ pub use conn::{CloseReason, ConnectionFilter, ConnectionInfo};
 pub use hot::Sockets;
 pub(crate) use open::{come_back_after, open};
 pub(crate) use relay::relay;
-pub use worker::{Changed, StreamStats, TooMuch, WorkerStats, WorkersHandle};
+pub use worker::{Changed, StreamStats, Unchanged, WorkerStats, WorkersHandle};

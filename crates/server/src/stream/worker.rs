@@ -22,7 +22,7 @@ use tidings_hub::{Census, Change, Farewell, Info, Opening, Say, Shard, Subscribe
 use tidings_wire::{Channel, Event, Position};
 use tokio::sync::oneshot;
 
-pub use self::handle::{Changed, StreamStats, TooMuch, WorkerStats, WorkersHandle};
+pub use self::handle::{Changed, StreamStats, Unchanged, WorkerStats, WorkersHandle};
 use self::presence::Watchers;
 use super::conn::{About, CloseReason, Conn, ConnectionFilter, ConnectionInfo};
 use super::holders::{Held, Holding};
@@ -82,6 +82,8 @@ enum Order {
         change: Arc<Change>,
         /// How many channels a stream may have asked for.
         limit: usize,
+        /// Whether one that watches may ask for all that is added.
+        watchable: bool,
         reply: oneshot::Sender<Vec<Changed>>,
     },
     Follows {
@@ -276,11 +278,11 @@ impl Worker {
                 Order::Receivers { event, reply } => {
                     let _ = reply.send(self.shard.receivers(&event));
                 }
-                Order::Change { filter, change, limit, reply } => {
+                Order::Change { filter, change, limit, watchable, reply } => {
                     let meant: Vec<_> = self.meant(&filter).map(|(id, conn)| (id, conn.id)).collect();
                     let changed = meant.into_iter().map(|(id, connection)| Changed {
                         connection,
-                        from: self.change(id, &change, limit),
+                        from: self.change(id, &change, limit, watchable),
                         subscription: self.holdings.get(&id.0).map(|holding| holding.name().clone()),
                     });
                     let _ = reply.send(changed.collect());
@@ -362,8 +364,17 @@ impl Worker {
         }
     }
 
-    /// Changes what one stream follows, unless that would be too much.
-    fn change(&mut self, id: SubscriberId, change: &Change, limit: usize) -> Result<Position, TooMuch> {
+    /// Changes what one stream follows, unless it could not ask for that itself.
+    fn change(
+        &mut self,
+        id: SubscriberId,
+        change: &Change,
+        limit: usize,
+        watchable: bool,
+    ) -> Result<Position, Unchanged> {
+        if !watchable && self.watchers.watches(id) {
+            return Err(Unchanged::Watching);
+        }
         let mut asked: Vec<&View> = self.shard.views(id).filter(|view| !view.is_implicit()).collect();
         asked.retain(|view| !change.remove.contains(view));
         for view in &change.add {
@@ -372,11 +383,11 @@ impl Worker {
             }
         }
         if asked.len() > limit {
-            return Err(TooMuch::Channels);
+            return Err(Unchanged::Channels);
         }
         let kept = self.holdings.contains_key(&id.0);
         if kept && !durable::may_keep(asked.into_iter().map(View::as_str)) {
-            return Err(TooMuch::Kept);
+            return Err(Unchanged::Kept);
         }
         // That it follows something else is said by `report_moves`, once it does.
         Ok(self.shard.change(id, change.clone()))

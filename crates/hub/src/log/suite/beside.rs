@@ -152,6 +152,58 @@ pub fn notes_are_kept(logs: &mut dyn Logs) {
     assert!(wait(log.set_note("a".to_owned(), None)).is_err());
 }
 
+pub fn a_note_is_set_only_in_the_place_of_another(logs: &mut dyn Logs) {
+    let log = unlimited(logs);
+    let set = |log: &dyn Log, expected: Option<&[u8]>, value: Option<&[u8]>| {
+        let (expected, value) = (expected.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
+        wait(log.set_note_if("n".to_owned(), expected, value)).expect("it is decided")
+    };
+    let noted = |log: &dyn Log| log.note("n").expect("it can be read");
+    assert!(!set(&*log, Some(b""), Some(b"x")), "nothing is another thing than what is empty");
+    assert!(!set(&*log, Some(b"x"), None));
+    assert_eq!(noted(&*log), None);
+    assert!(set(&*log, None, None), "that changes nothing, as expected");
+    assert!(set(&*log, None, Some(b"")));
+    assert!(!set(&*log, None, Some(b"y")));
+    assert!(set(&*log, Some(b""), Some(b"1")));
+    assert!(!set(&*log, Some(b"0"), Some(b"2")) && !set(&*log, Some(b"10"), None));
+    assert_eq!(noted(&*log), Some(b"1".to_vec()));
+    assert!(set(&*log, Some(b"1"), Some(b"1")));
+    // In the order of the calls, with what is set in any case, without waiting.
+    let name = || "n".to_owned();
+    let first = log.set_note(name(), Some(b"2".to_vec()));
+    let second = log.set_note_if(name(), Some(b"2".to_vec()), Some(b"3".to_vec()));
+    let third = log.set_note_if(name(), Some(b"2".to_vec()), Some(b"4".to_vec()));
+    wait(first).expect("it is stored");
+    assert_eq!((wait(second), wait(third)), (Ok(true), Ok(false)));
+    let log = logs.reopen(log);
+    assert_eq!(noted(&*log), Some(b"3".to_vec()));
+    assert!(set(&*log, Some(b"3"), None));
+    let log = logs.reopen(log);
+    assert_eq!(noted(&*log), None);
+    let too_long = Some(vec![1; NOTE_VALUE + 1]);
+    assert!(matches!(wait(log.set_note_if(name(), None, too_long)), Err(AppendError::NotStored(_))));
+    log.close();
+    assert!(wait(log.set_note_if(name(), None, Some(Vec::new()))).is_err());
+}
+
+pub fn of_many_who_have_read_the_same_note_one_sets_it(logs: &mut dyn Logs) {
+    let log = unlimited(logs);
+    for round in 0..10_u8 {
+        let expected = round.checked_sub(1).map(|before| vec![before]);
+        let read = log.note("n").expect("it can be read").map(|value| value[..1].to_vec());
+        assert_eq!(read, expected);
+        let read = log.note("n").expect("it can be read");
+        let all: Vec<_> = (0..20)
+            .map(|who| log.set_note_if("n".to_owned(), read.clone(), Some(vec![round, who])))
+            .collect();
+        let set: Vec<_> = all.into_iter().map(|noting| wait(noting).expect("it is decided")).collect();
+        assert_eq!(set.iter().filter(|set| **set).count(), 1, "{set:?}");
+        let who = set.iter().position(|set| *set).expect("there is one") as u8;
+        assert_eq!(log.note("n"), Ok(Some(vec![round, who])), "and that one's is there");
+    }
+}
+
 pub fn notes_are_listed_by_name(logs: &mut dyn Logs) {
     let log = unlimited(logs);
     for name in ["b", "a/2", "a", "a/10", "a/ä", "a/1", "a0", "Z"] {

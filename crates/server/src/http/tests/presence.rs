@@ -179,6 +179,32 @@ async fn who_follows_something_else_has_moved() {
 }
 
 #[tokio::test]
+async fn a_stream_that_watches_follows_nothing_that_it_could_not_come_back_with() {
+    let (server, address) = started(NEVER, &["open/*"]).await;
+    let (ann, admin) = (of("ann"), token(None, true));
+    let watcher = Stream::open(address, &format!("channel=open/1&presence=1&token={ann}")).await;
+    let plain = Stream::open(address, &format!("channel=open/1&token={ann}")).await;
+    let add = |stream: &Stream, who: &str, channel: &str| {
+        let body = json!({"connection": stream.connection, "channels": ["open/2", channel]}).to_string();
+        let mut request = request("POST", "/subscriptions", body.into());
+        request.headers_mut().insert("authorization", format!("Bearer {who}").parse().unwrap());
+        request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        server.send(request)
+    };
+    add(&watcher, &ann, "secret").await.problem(403);
+    add(&watcher, &ann, "open/*").await.problem(400);
+    add(&watcher, &admin, "open/*").await.problem(400);
+    let its = format!("/connections/{}", watcher.connection);
+    assert_eq!(server.as_who(&admin, "GET", &its).await.ok()["channels"], json!(["open/1"]));
+    add(&watcher, &ann, "open/3").await.ok();
+    // For its user, by who may grant anything.
+    add(&watcher, &admin, "secret").await.ok();
+    add(&plain, &ann, "secret").await.ok();
+    add(&plain, &ann, "open/*").await.ok();
+    server.app.begin_drain();
+}
+
+#[tokio::test]
 async fn the_presence_grant_is_needed_on_every_way() {
     let (server, address) = started(NEVER, &["open/*"]).await;
     let ann = of("ann");

@@ -29,18 +29,20 @@ pub struct Changed {
     /// Which one.
     pub connection: ConnectionId,
     /// From where on it is shown what was added, unless it was left as it is.
-    pub from: Result<Position, TooMuch>,
+    pub from: Result<Position, Unchanged>,
     /// The durable subscription that it has.
     pub subscription: Option<(UserId, ClientId)>,
 }
 
 /// Why a stream's channels were not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TooMuch {
+pub enum Unchanged {
     /// It would have had too many.
     Channels,
     /// They would have been longer than what is kept of a durable subscription.
     Kept,
+    /// It is told who is in its channels (`presence=1`), and could not come back with what was to be added.
+    Watching,
 }
 
 /// The workers as the rest of the server sees them. Dropping it ends them, and what streams are left.
@@ -229,13 +231,21 @@ impl WorkersHandle {
         answers.await.into_iter().sum()
     }
 
-    /// Changes what the streams that are meant follow, each as a whole or not at all.
-    pub async fn change(&self, filter: &ConnectionFilter, change: Change, limit: usize) -> Vec<Changed> {
+    /// Changes what the streams that are meant follow, each as a whole or not at all. `watchable` says whether one with
+    /// `presence=1` may ask for all that is added.
+    pub async fn change(
+        &self,
+        filter: &ConnectionFilter,
+        change: Change,
+        limit: usize,
+        watchable: bool,
+    ) -> Vec<Changed> {
         let change = Arc::new(change);
         let answers = self.ask(self.of(filter), |reply| Order::Change {
             filter: filter.clone(),
             change: change.clone(),
             limit,
+            watchable,
             reply,
         });
         answers.await.into_iter().flatten().collect()

@@ -33,6 +33,10 @@ impl Watchers {
         self.watching.insert(slot, watching);
     }
 
+    pub(super) fn watches(&self, id: SubscriberId) -> bool {
+        self.watching.contains_key(&id.0)
+    }
+
     fn remove(&mut self, slot: u32) {
         let Some(watching) = self.watching.remove(&slot) else { return };
         self.behind.remove(&slot);
