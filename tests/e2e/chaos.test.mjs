@@ -110,12 +110,19 @@ async function unrest(scene, redis) {
     },
     async flush() {
       scene.flushes += 1;
+      // One is away, and will have lost what comes now.
+      const away = scene.subscribers[scene.flushes % scene.subscribers.length];
+      away.leave();
+      await progress(scene, 'start');
       // What is sent again after this can't be known as the same: idempotency keys, and what nodes have sent, are gone
       // with the log. So nothing is under way, in a client or in a node that still tries (2 s).
       for (const publisher of publishers) await publisher.pause();
       await sleep(2_500);
       await redis.run('FLUSHALL');
       for (const publisher of publishers) publisher.resume();
+      // By then all nodes have seen that the log is another one; until then they give what they remember.
+      await sleep(2_500);
+      away.comeBack();
     },
   };
   for (const deed of shuffled(Object.entries(ROUNDS).flatMap(([name, times]) => Array(times).fill(name)))) {
@@ -180,6 +187,7 @@ async function judge({ nodes, subscribers, publishers, flushes }, context) {
     const common = (one, two) => one.order.filter((data) => two.seen.has(data));
     assert.deepEqual(common(other, whole), common(whole, other), `${other.views} saw another order`);
   }
+  if (flushes > 0) assert.ok(lost > 0, 'FLUSHALL took nothing from anybody');
   const acknowledged = publishers.reduce((sum, publisher) => sum + publisher.acknowledged.length, 0);
   const again = publishers.reduce((sum, publisher) => sum + publisher.again, 0);
   const opens = subscribers.reduce((sum, subscriber) => sum + subscriber.opens, 0);
@@ -284,6 +292,7 @@ class Subscriber extends Watched {
   /** The ids that it came back with. */
   #resumed = [];
   #closed = false;
+  #away = false;
   #failure;
   #abort = new AbortController();
 
@@ -311,14 +320,27 @@ class Subscriber extends Watched {
     this.#abort.abort();
   }
 
+  /** Stays away until it comes back. */
+  leave() {
+    this.#away = true;
+    this.lose();
+  }
+
+  comeBack() {
+    this.#away = false;
+    this.notify();
+  }
+
   async close() {
     this.#closed = true;
+    this.comeBack();
     this.lose();
     await this.running;
   }
 
   async #run() {
     while (!this.#closed) {
+      if (this.#away) await this.until(() => !this.#away, 'a subscriber to come back');
       await this.#read();
       await sleep(Math.random() * 60);
     }
