@@ -11,7 +11,7 @@ use tidings::hub::log::{Log, MemoryLog, MemoryLogConfig, Retention};
 use tidings::hub::{Bus, Hub, HubConfig, ReplayCaps, Timestamp};
 use tidings::log_disk::{DataDir, DiskLog, DiskLogConfig, Recovery, SyncPolicy};
 use tidings::log_redis::{RedisLog, RedisLogConfig};
-use tidings::server::auth::{Cors, Origins, Secrets};
+use tidings::server::auth::{ApiKeyFile, Cors, Origins, Secrets};
 use tidings::server::{App, Server, ServerConfig, Side};
 use tidings::wire::publication::Rules;
 use tidings::wire::{CursorKey, Epoch};
@@ -51,6 +51,7 @@ async fn serve(config: Config) -> Result<()> {
         LogKind::Memory | LogKind::Redis => None,
     };
     let secrets = Secrets::load_or_create(&config.data_dir)?;
+    warn_of_other_nodes(&config);
     let access = config.auth.open(Some(&secrets.jwt))?;
     // Listening before the log is open lets those who come back after a restart wait instead of fail.
     let listener = listen(config.server.listen)?;
@@ -185,6 +186,26 @@ fn start_ingest(config: &Config, hub: &Hub) -> Result<Option<Ingest>> {
         ..IngestConfig::new(url.clone())
     };
     Ok(Some(Ingest::start(hub, &ingest)?))
+}
+
+/// What lies in this node's data directory the nodes beside it don't know: a client that meets another one is refused
+/// there.
+fn warn_of_other_nodes(config: &Config) {
+    if config.log != LogKind::Redis || config.server.dev {
+        return;
+    }
+    if config.auth.access.keys.is_empty() {
+        warn!(
+            "no key for tokens is configured, and the secret that stands in for one is this node's own: the other nodes \
+             of this log refuse its tokens. Give all of them the same [[auth.key]] or TIDINGS_JWT_SECRET"
+        );
+    }
+    if ApiKeyFile::in_directory(&config.data_dir).list().is_ok_and(|keys| !keys.is_empty()) {
+        warn!(
+            file = %config.data_dir.join(ApiKeyFile::FILE).display(),
+            "the other nodes of this log know only the API keys in their own data directories: give all of them this file"
+        );
+    }
 }
 
 fn fatal(reason: &str) {

@@ -62,6 +62,29 @@ fn what_is_published_on_one_node_is_streamed_and_resumed_on_another() {
 }
 
 #[test]
+fn a_node_says_what_the_others_do_not_know() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let arguments = ["--log", "redis", "--redis", &url];
+    let (token, key) = ("refuse its tokens", "know only the API keys");
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &arguments);
+    server.running.wait_for(token);
+    assert!(!server.running.written().contains(key), "{}", server.running.written());
+    server.stop();
+    stdout_of(tidings().args(["key", "create", "--publish", "**", "--data-dir"]).arg(dir.path()));
+    let secret = [("TIDINGS_JWT_SECRET", "a secret that all of the nodes have, long enough")];
+    let server = Server::start_with(dir.path(), &arguments, &secret);
+    server.running.wait_for(key);
+    assert!(!server.running.written().contains(token), "{}", server.running.written());
+    server.stop();
+    // One node alone has no others.
+    let server = Server::start(dir.path(), &["--log", "disk"]);
+    assert!(!server.running.written().contains("the other nodes"), "{}", server.running.written());
+    server.stop();
+}
+
+#[test]
 fn nodes_survive_redis_and_redis_survives_nodes() {
     let mut redis = Redis::start();
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
