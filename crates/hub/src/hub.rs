@@ -292,6 +292,15 @@ impl Hub {
         Subscription::open(self, subscribe)
     }
 
+    /// Blocks until this node knows of the place that an id names, if another node gave it. One that is no id of this hub
+    /// is not waited for.
+    ///
+    /// # Errors
+    /// When this node can't read what others have stored.
+    pub fn reach(&self, id: &str) -> Result<(), ReadError> {
+        self.key().open(id).map_or(Ok(()), |position| self.log().reach(position))
+    }
+
     /// Where a subscriber begins that asks so and is this one. Reads the log, which may block for a moment.
     ///
     /// # Errors

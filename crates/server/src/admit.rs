@@ -83,6 +83,10 @@ pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Re
         filter: request.filter.clone(),
     };
     if let (Some(name), Some(user)) = (&request.subscription, &identity.user) {
+        if let Start::Cursor(id) = request.start.clone() {
+            let hub = app.hub.clone();
+            blocking(move || hub.reach(&id)).await.map_err(|error| unreadable(&error))?;
+        }
         let (durables, start) = (app.hub.durables(), request.start.clone());
         let opening = durables.open(user, name, start, &request.views, &request.asked, now);
         request.start = opening.await.map_err(not_opened)?;

@@ -83,6 +83,9 @@ impl Asked {
     /// The answer.
     pub(super) fn find(self, hub: &Hub, now: Timestamp) -> Result<Found, Problem> {
         let (log, key) = (hub.log(), hub.key());
+        for id in self.after.iter().chain(&self.until) {
+            hub.reach(id).map_err(|error| log::not_read(&error))?;
+        }
         let head = log.head();
         let (after, mut gap) = match &self.after {
             None => (Sequence::START, None),

@@ -81,6 +81,11 @@ pub(super) async fn acknowledge(call: Call, body: Body) -> Result<Response<Body>
     let user = whose(&identity, user.transpose()?)?;
     let name: ClientId =
         subscription.parse().map_err(|bad| Problem::bad_request(format!("\"subscription\": {bad}")))?;
+    if app.hub.key().open(&id).is_ok_and(|position| app.hub.durables().place(position).is_none()) {
+        // Another node may have given it a moment ago.
+        let given = id.clone();
+        log::read(app, move |hub| hub.reach(&given).map_err(|error| log::not_read(&error))).await?;
+    }
     let moved = app.hub.durables().acknowledge(&user, &name, &id, Timestamp::now()).await.map_err(refused)?;
     #[derive(Serialize)]
     struct Answer<'a> {
