@@ -116,7 +116,7 @@ impl Cluster {
             telling.beat = Some(now);
             news = rest;
         }
-        let askers = std::mem::take(&mut *self.askers.lock().unwrap_or_else(PoisonError::into_inner));
+        let askers = std::mem::take(&mut *self.lock_askers());
         if !askers.is_empty() {
             let all = door.all_news();
             for asker in askers {
@@ -146,7 +146,7 @@ impl Cluster {
     }
 
     /// Asks one node, or all others; returns what was answered in time, and how many didn't answer.
-    async fn ask(&self, node: Option<NodeId>, question: Question) -> (Vec<(NodeId, Answer)>, usize) {
+    async fn ask(&self, node: Option<NodeId>, question: Question) -> (Vec<Answer>, usize) {
         let mut missing: Vec<NodeId> = match node {
             Some(node) => vec![node],
             None => self.lock_peers().keys().copied().collect(),
@@ -166,7 +166,7 @@ impl Cluster {
             {
                 if let Some(at) = missing.iter().position(|other| *other == node) {
                     missing.swap_remove(at);
-                    heard.push((node, answer));
+                    heard.push(answer);
                 }
             }
         };
@@ -217,7 +217,7 @@ impl Cluster {
             Said::News { number, news } => {
                 let next = self.lock_peers().get(&from).and_then(|peer| peer.heard).map(|heard| heard + 1);
                 if next == Some(number) {
-                    self.hear_news(from, false, news, now);
+                    self.hear_until(from, false, news, now.plus(LEASE), now);
                     self.renew(from, Some(number), now);
                 } else {
                     self.hear_number(from, number, now);
@@ -227,14 +227,14 @@ impl Cluster {
                 if first {
                     self.renew(from, None, now);
                 }
-                self.hear_news(from, first, news, now);
+                self.hear_until(from, first, news, now.plus(LEASE), now);
                 if last {
                     self.renew(from, Some(number), now);
                 }
             }
             Said::Held { user, name, since } => self.hear_held(from, &user, &name, since),
             Said::Everything => {
-                let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut askers = self.lock_askers();
                 if !askers.contains(&from) {
                     askers.push(from);
                 }
@@ -262,7 +262,7 @@ impl Cluster {
     }
 
     /// Another node is there, and has told so much. Who missed some of it asks for all.
-    fn hear_number(&self, from: NodeId, number: u64, now: Timestamp) {
+    fn hear_number(self: &Arc<Self>, from: NodeId, number: u64, now: Timestamp) {
         let mut peers = self.lock_peers();
         let peer = peers.entry(from).or_insert(Peer::new(now));
         peer.until = now.plus(LEASE);
@@ -270,14 +270,9 @@ impl Cluster {
         if !complete && peer.asked.is_none_or(|asked| now >= asked.plus(ASK_AGAIN) || now < asked) {
             peer.asked = Some(now);
             drop(peers);
-            let words = Words { from: self.node.get(), said: Said::Everything };
-            let bus = self.bus.clone();
+            let cluster = self.clone();
             // An ear must not speak.
-            self.runtime.spawn(async move {
-                if let Ok(words) = serde_json::to_vec(&words) {
-                    bus.say(Some(from), words);
-                }
-            });
+            self.runtime.spawn(async move { cluster.say(Some(from), Said::Everything) });
             return;
         }
         drop(peers);
@@ -290,10 +285,7 @@ impl Cluster {
         (peer.until, peer.heard) = (now.plus(LEASE), heard);
     }
 
-    fn hear_news(&self, from: NodeId, anew: bool, news: Vec<words::News>, now: Timestamp) {
-        self.hear_until(from, anew, news, now.plus(LEASE), now);
-    }
-
+    /// What another node says, which is good until a moment; `anew` when nothing counts that it said before.
     fn hear_until(&self, from: NodeId, anew: bool, news: Vec<words::News>, until: Timestamp, now: Timestamp) {
         let Some(app) = self.app.upgrade() else { return };
         let Some(workers) = app.workers() else { return };
@@ -316,6 +308,10 @@ impl Cluster {
 
     fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_askers(&self) -> MutexGuard<'_, Vec<NodeId>> {
+        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_calls(&self) -> MutexGuard<'_, HashMap<u64, UnboundedSender<(NodeId, Answer)>>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidings_hub::{Census, Change, NodeId, Timestamp, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, UserId};
 
-use super::words::{self, Answer, Filter, Question, Said};
+use super::words::{self, Answer, Question, Said};
 use super::{Cluster, node_of};
 use crate::stats_channel::StatsChannel;
 use crate::stream::Changed;
@@ -130,8 +130,7 @@ impl App {
             Some(node) if node == self.node || !cluster.knows(node) => return (Vec::new(), 0),
             node => node,
         };
-        let (answers, missing) = cluster.ask(node, question).await;
-        (answers.into_iter().map(|(_, answer)| answer).collect(), missing)
+        cluster.ask(node, question).await
     }
 }
 
@@ -158,40 +157,30 @@ impl Cluster {
     }
 }
 
-/// What this node answers another one. Each question is for its own streams only.
+/// What this node answers another one. Each question is for its own streams only; one with a name in it that can't be
+/// one is not answered with anything.
 pub(super) async fn answer(app: &Arc<App>, question: Question) -> Answer {
-    let Some(workers) = app.workers() else { return Answer::Nothing };
-    let filter = |filter: &Filter| filter.read();
-    match question {
-        Question::Census(channel) => match words::read_channel(&channel) {
-            Some(channel) => workers.census(&channel).await.into(),
-            None => Answer::Nothing,
-        },
-        Question::Connections(asked, limit) => match filter(&asked) {
-            Some(filter) => {
-                let found = workers.connections(&filter, limit).await;
-                Answer::Connections(found.into_iter().map(Into::into).collect())
-            }
-            None => Answer::Nothing,
-        },
-        Question::Disconnect(asked) => match filter(&asked) {
-            Some(filter) => Answer::Count(disconnect_here(app, &filter).await),
-            None => Answer::Nothing,
-        },
-        Question::Change { filter: asked, add, remove, limit, all_watchable } => {
-            let (Some(filter), Some(mut change)) = (filter(&asked), words::read_change(&add, &remove)) else {
-                return Answer::Nothing;
-            };
+    try_answer(app, question).await.unwrap_or(Answer::Nothing)
+}
+
+async fn try_answer(app: &Arc<App>, question: Question) -> Option<Answer> {
+    let workers = app.workers()?;
+    Some(match question {
+        Question::Census(channel) => workers.census(&words::read_channel(&channel)?).await.into(),
+        Question::Connections(filter, limit) => {
+            let found = workers.connections(&filter.read()?, limit).await;
+            Answer::Connections(found.into_iter().map(Into::into).collect())
+        }
+        Question::Disconnect(filter) => Answer::Count(disconnect_here(app, &filter.read()?).await),
+        Question::Change { filter, add, remove, limit, all_watchable } => {
+            let (filter, mut change) = (filter.read()?, words::read_change(&add, &remove)?);
             StatsChannel::followed(app, &change.add);
             change.ended = app.hub.ended(&change.add);
             let changed = workers.change(&filter, change, limit, all_watchable).await;
             Answer::Changed(changed.into_iter().map(Into::into).collect())
         }
-        Question::Follows(views) => match words::read_views(&views) {
-            Some(views) => Answer::Yes(follows_here(app, &views).await),
-            None => Answer::Nothing,
-        },
-    }
+        Question::Follows(views) => Answer::Yes(follows_here(app, &words::read_views(&views)?).await),
+    })
 }
 
 async fn disconnect_here(app: &App, filter: &ConnectionFilter) -> u64 {
