@@ -33,6 +33,14 @@ impl View {
         name == "$all" || name.starts_with("$user/")
     }
 
+    /// What the names of all channels begin with that the view shows.
+    pub fn literal_begin(&self) -> &str {
+        match self {
+            View::Channel(channel) => channel.as_str(),
+            View::Pattern(pattern) => pattern.as_str().split('*').next().unwrap_or_default(),
+        }
+    }
+
     /// The channel's or pattern's text.
     pub fn as_str(&self) -> &str {
         match self {

@@ -1,10 +1,9 @@
 //! What is known of every channel without reading the disk.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 
 use tidings_hub::View;
-use tidings_hub::log::{Caps, ChannelInfo, Located};
+use tidings_hub::log::{Caps, ChannelInfo, Located, Names};
 use tidings_wire::{Channel, Epoch, Position, Sequence};
 
 /// One channel, as its row has it.
@@ -80,12 +79,12 @@ pub(crate) struct Catalog {
     ended: u64,
     by_name: HashMap<Channel, ChannelState>,
     /// The same, in order.
-    names: BTreeSet<Channel>,
+    names: Names,
 }
 
 impl Catalog {
     pub(crate) fn new(head: Position, lineage: Lineage, totals: Totals) -> Catalog {
-        let (by_name, names) = (HashMap::new(), BTreeSet::new());
+        let (by_name, names) = (HashMap::new(), Names::default());
         Catalog { head, lineage, totals, kept: 0, ended: 0, by_name, names }
     }
 
@@ -156,37 +155,17 @@ impl Catalog {
         &'a self,
         view: &'a View,
     ) -> impl Iterator<Item = (&'a Channel, &'a ChannelState)> {
-        self.named_like(view)
-            .filter(move |channel| view.shows(channel))
-            .filter_map(|channel| Some((channel, self.by_name.get(channel)?)))
+        self.names.shown_by(view).filter_map(|channel| Some((channel, self.by_name.get(channel)?)))
     }
 
-    /// The known channels whose names begin as the view's do; among them all that it shows.
-    pub(crate) fn named_like<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Channel> {
-        let text = view.as_str();
-        let prefix = match view {
-            View::Channel(_) => text,
-            View::Pattern(_) => text.find('*').map_or(text, |wildcard| &text[..wildcard]),
-        };
-        self.beginning_with(prefix, None)
-    }
-
-    fn beginning_with<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&'a Channel>,
-    ) -> impl Iterator<Item = &'a Channel> {
-        let from = match after {
-            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
-            _ => Bound::Included(prefix),
-        };
-        self.names
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(move |channel| channel.as_str().starts_with(prefix))
+    /// The names of the known channels.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     pub(crate) fn list(&self, prefix: &str, after: Option<&Channel>, limit: usize) -> Vec<ChannelInfo> {
-        self.beginning_with(prefix, after)
+        self.names
+            .beginning_with(prefix, after)
             .filter_map(|channel| Some((channel, self.by_name.get(channel)?)))
             .filter(|(_, state)| state.records > 0)
             .take(limit)

@@ -19,8 +19,6 @@ use crate::writer::Shared;
 const LOOK: usize = if cfg!(test) { 7 } else { 16_384 };
 /// Up to how many channels a read goes through by their own places; for more of them it goes through all records.
 const MERGED: usize = if cfg!(test) { 2 } else { 256 };
-/// How many names are looked at to find out which channels a pattern shows.
-const NAMES: usize = 4_096;
 /// How many connections are kept for the next reads.
 const IDLE: usize = 4;
 
@@ -59,7 +57,11 @@ impl Readers {
     ) -> Result<Page> {
         let snapshot = self.snapshot()?;
         let through = limit.through.min(snapshot.head);
-        let lanes = self.channels_of(selections, &self.shared.catalog());
+        let lanes = {
+            let catalog = self.shared.catalog();
+            // One that isn't known has no record.
+            catalog.names().selected(selections, MERGED, |channel| Some(catalog.get(channel)?.id))
+        };
         let mut page = Filling { limit, now, records: Vec::new(), bytes: 0, looked: 0, last: None };
         let complete = match lanes {
             Some(channels) => read_merged(snapshot.store(), channels, through, order, &mut page)?,
@@ -119,37 +121,6 @@ impl Readers {
         let catalog = self.shared.catalog();
         records.retain(|record| catalog.holds(channel, record.position.sequence));
         Ok(records)
-    }
-
-    /// The channels that are selected, each with its row's key and the place from which on it is, if they are few.
-    fn channels_of(&self, selections: &[Selection], catalog: &Catalog) -> Option<Vec<(i64, Sequence)>> {
-        let mut channels: BTreeMap<i64, Sequence> = BTreeMap::new();
-        let mut add = |channel: &Channel, after: Sequence| {
-            // One that isn't known has no record.
-            let Some(state) = catalog.get(channel) else { return true };
-            let from = channels.entry(state.id).or_insert(after);
-            *from = after.min(*from);
-            channels.len() <= MERGED
-        };
-        let mut names = NAMES;
-        for Selection { view, after } in selections {
-            match view {
-                View::Channel(channel) => {
-                    if !add(channel, *after) {
-                        return None;
-                    }
-                }
-                View::Pattern(pattern) => {
-                    for channel in catalog.named_like(view) {
-                        names = names.checked_sub(1)?;
-                        if pattern.matches(channel) && !add(channel, *after) {
-                            return None;
-                        }
-                    }
-                }
-            }
-        }
-        Some(channels.into_iter().collect())
     }
 
     /// From where on to read for the newest `count` records of each channel that the views show.
@@ -251,7 +222,7 @@ impl Drop for Snapshot {
 /// Goes through the places of some channels together. Says whether it came to the end.
 fn read_merged(
     store: &Store,
-    channels: Vec<(i64, Sequence)>,
+    channels: BTreeMap<i64, Sequence>,
     through: Sequence,
     order: Order,
     page: &mut Filling,

@@ -5,6 +5,7 @@ mod ended;
 mod feed;
 mod leases;
 mod memory;
+mod names;
 pub mod replica;
 mod retention;
 #[cfg(any(test, feature = "suite"))]
@@ -23,6 +24,7 @@ pub use ended::too_late;
 pub use feed::{Feed, FeedTail, PastTail, Sink};
 pub use leases::{Asked, Leases};
 pub use memory::{MemoryLog, MemoryLogConfig};
+pub use names::Names;
 pub use replica::Replica;
 pub use retention::{Caps, LOOKED_BACK, Retention, takes_the_place};
 pub use terms::{Holder, Lease, Note, Once, Terms};

@@ -1,13 +1,12 @@
 //! The channels of a replica: which records each still has, and what it lost.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::ops::Bound;
 
 use tidings_wire::{Channel, Event, Key, Sequence};
 
 use super::list::List;
 use super::saved::{Saved, SavedChannel};
-use crate::log::{Caps, ChannelInfo, Retention};
+use crate::log::{Caps, ChannelInfo, Names, Retention};
 use crate::{Timestamp, View};
 
 /// How many channels without a record are remembered with what they lost. Past that the ones that lost their last
@@ -19,7 +18,7 @@ const REMEMBERED: usize = 65_536;
 pub(super) struct Channels {
     by_name: HashMap<Channel, ChannelState>,
     /// The same, in order.
-    names: BTreeSet<Channel>,
+    names: Names,
     /// Those without a record, by what they lost.
     empty: BTreeSet<(Sequence, Channel)>,
     /// The newest record that any forgotten channel lost. A channel that is not known may be one of them.
@@ -87,7 +86,7 @@ impl Channels {
     pub(super) fn new(retention: Retention) -> Channels {
         Channels {
             by_name: HashMap::new(),
-            names: BTreeSet::new(),
+            names: Names::default(),
             empty: BTreeSet::new(),
             forgotten: Sequence::START,
             due: BTreeSet::new(),
@@ -289,6 +288,7 @@ impl Channels {
         match view {
             View::Channel(channel) => self.by_name.get(channel).map_or(self.forgotten, |state| state.floor),
             View::Pattern(_) => self
+                .names
                 .shown_by(view)
                 .filter_map(|channel| self.by_name.get(channel))
                 .map(|state| state.floor)
@@ -296,38 +296,15 @@ impl Channels {
         }
     }
 
-    /// The known channels that a view shows, in order.
-    pub(super) fn shown_by<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Channel> {
-        self.named_like(view).filter(move |channel| view.shows(channel))
-    }
-
-    /// The known channels whose names begin as the view's do; among them all that it shows.
-    pub(super) fn named_like<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Channel> {
-        let text = view.as_str();
-        let prefix = match view {
-            View::Channel(_) => text,
-            View::Pattern(_) => text.find('*').map_or(text, |wildcard| &text[..wildcard]),
-        };
-        self.beginning_with(prefix, None)
-    }
-
-    fn beginning_with<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&'a Channel>,
-    ) -> impl Iterator<Item = &'a Channel> {
-        let from = match after {
-            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
-            _ => Bound::Included(prefix),
-        };
-        self.names
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(move |channel| channel.as_str().starts_with(prefix))
+    /// The names of the known channels.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Channels with a record.
     pub(super) fn list(&self, prefix: &str, after: Option<&Channel>, limit: usize) -> Vec<ChannelInfo> {
-        self.beginning_with(prefix, after)
+        self.names
+            .beginning_with(prefix, after)
             .filter_map(|channel| Some((channel, self.by_name.get(channel)?)))
             .filter(|(_, state)| !state.records.is_empty())
             .take(limit)

@@ -17,8 +17,6 @@ use crate::{Timestamp, View};
 const LOOK: usize = if cfg!(test) { 7 } else { 16_384 };
 /// Up to how many channels a read goes through by their own lists; for more of them it goes through all records.
 const MERGED: usize = if cfg!(test) { 2 } else { 256 };
-/// How many names are looked at to find out which channels a pattern shows.
-const NAMES: usize = 4_096;
 
 /// All records. Those that were removed leave holes, which are closed when there are more of them than records.
 #[derive(Debug)]
@@ -374,45 +372,17 @@ impl Shelf {
             .max()
             .unwrap_or_default();
         let mut page = Filling { limit, now, records: Vec::new(), bytes: 0, looked: 0, last: None };
-        let complete = match self.channels_of(selections) {
-            Some(channels) => self.read_merged(&channels, through, order, &mut page),
-            None => self.read_all(selections, through, order, &mut page),
-        };
+        let complete =
+            match self.channels.names().selected(selections, MERGED, |channel| Some(channel.clone())) {
+                Some(channels) => self.read_merged(&channels, through, order, &mut page),
+                None => self.read_all(selections, through, order, &mut page),
+            };
         let through = match (complete, order) {
             (true, Order::Oldest) => through,
             (true, Order::Newest) => Sequence::START,
             (false, _) => page.last.unwrap_or_default(),
         };
         Page { records: page.records, through, floor }
-    }
-
-    /// The channels that are selected, each with the place from which on it is, if they are few.
-    fn channels_of(&self, selections: &[Selection]) -> Option<BTreeMap<Channel, Sequence>> {
-        let mut channels: BTreeMap<Channel, Sequence> = BTreeMap::new();
-        let mut add = |channel: &Channel, after: Sequence| {
-            let from = channels.entry(channel.clone()).or_insert(after);
-            *from = after.min(*from);
-            channels.len() <= MERGED
-        };
-        let mut names = NAMES;
-        for Selection { view, after } in selections {
-            match view {
-                View::Channel(channel) => {
-                    if !add(channel, *after) {
-                        return None;
-                    }
-                }
-                View::Pattern(pattern) => {
-                    for channel in self.channels.named_like(view) {
-                        names = names.checked_sub(1)?;
-                        if pattern.matches(channel) && !add(channel, *after) {
-                            return None;
-                        }
-                    }
-                }
-            }
-        }
-        Some(channels)
     }
 
     /// Goes through the lists of some channels together. Says whether it came to the end.
@@ -499,7 +469,7 @@ impl Shelf {
     /// From where on to read for the newest `count` records of each channel that the views show.
     pub(super) fn newest(&self, views: &[View], count: usize, through: Sequence) -> Vec<Selection> {
         let mut found: BTreeMap<&Channel, Sequence> = BTreeMap::new();
-        for channel in views.iter().flat_map(|view| self.channels.shown_by(view)) {
+        for channel in views.iter().flat_map(|view| self.channels.names().shown_by(view)) {
             let state = self.channels.get(channel);
             if let Some(after) = state.and_then(|state| state.records.before_newest(count, through)) {
                 found.insert(channel, after);
