@@ -274,10 +274,10 @@ fn a_benchmark_that_is_ended_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let tmp = folder.path().join("tmp");
         std::fs::create_dir(&tmp).unwrap();
-        // A signal that is ignored at the start stays so, and whoever runs the tests under nohup ignores SIGHUP.
+        // A signal that is ignored at the start stays so: under nohup SIGHUP, behind a script's `&` SIGINT.
         let mut bench = Running::start(
             Command::new("env")
-                .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tidings")])
+                .args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_tidings")])
                 .env("TMPDIR", &tmp)
                 .args(["bench", "--scenario", "idle", "--subscribers", "10", "--target"])
                 .arg(scripted(folder.path())),
