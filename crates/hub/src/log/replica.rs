@@ -6,6 +6,8 @@ mod channels;
 mod list;
 mod saved;
 mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

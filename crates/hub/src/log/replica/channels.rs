@@ -1,6 +1,7 @@
 //! The channels of a replica: which records each still has, and what it lost.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use tidings_wire::{Channel, Event, Key, Sequence};
 
@@ -23,8 +24,8 @@ pub(super) struct Channels {
     empty: BTreeSet<(Sequence, Channel)>,
     /// The newest record that any forgotten channel lost. A channel that is not known may be one of them.
     forgotten: Sequence,
-    /// When the oldest record of a channel is due, at the earliest. Each channel with a cap by age and a record is in
-    /// here, once.
+    /// When the oldest record of a channel is due, or before: never after it, whatever the clocks say that records were
+    /// stamped by. Each channel with a cap by age and a record is in here, once.
     due: BTreeSet<(Timestamp, Channel)>,
     /// The channels that have ended, each with the record that ended it.
     ended: HashMap<Channel, Sequence>,
@@ -45,8 +46,22 @@ pub(super) struct ChannelState {
     floor: Sequence,
     /// The newest record that was ever in it.
     newest: Sequence,
-    /// Whether it is in `due`.
-    scheduled: bool,
+    /// Where it is in `due`.
+    due: Option<Timestamp>,
+}
+
+/// What is the oldest record of a channel now that another one is gone.
+pub(super) struct NowOldest {
+    pub(super) sequence: Sequence,
+    age: Duration,
+    due: Timestamp,
+}
+
+impl NowOldest {
+    /// Whether the channel is in `due` too late for it, if that is when it was stored.
+    pub(super) fn is_due_before(&self, time: Timestamp) -> bool {
+        time.plus(self.age) < self.due
+    }
 }
 
 impl ChannelState {
@@ -65,6 +80,10 @@ impl ChannelState {
     /// Its records with a key, the newest first.
     pub(super) fn keyed(&self, key: &Key) -> impl Iterator<Item = Sequence> {
         self.keys.get(key).into_iter().flatten().rev().copied()
+    }
+
+    fn now_oldest(&self) -> Option<NowOldest> {
+        Some(NowOldest { sequence: self.records.oldest()?, age: self.caps.age?, due: self.due? })
     }
 
     /// Forgets the key of a record that goes.
@@ -106,7 +125,7 @@ impl Channels {
         self.due.clear();
         for (channel, state) in &mut self.by_name {
             state.caps = self.retention.caps(channel);
-            state.scheduled = false;
+            state.due = None;
         }
     }
 
@@ -141,7 +160,7 @@ impl Channels {
             gone,
             floor,
             newest,
-            scheduled: false,
+            due: None,
         };
         self.by_name.insert(channel.clone(), state);
         self.names.insert(channel.clone());
@@ -200,10 +219,9 @@ impl Channels {
         if state.records.is_empty() {
             self.empty.remove(&(state.floor, channel.clone()));
             if let Some(age) = state.caps.age
-                && !state.scheduled
+                && state.due.is_none_or(|due| time.plus(age) < due)
             {
-                state.scheduled = true;
-                self.due.insert((time.plus(age), channel.clone()));
+                schedule(&mut self.due, channel, state, time.plus(age));
             }
         }
         state.records.push(sequence, bytes);
@@ -215,36 +233,44 @@ impl Channels {
     }
 
     /// Removes the oldest record of a channel, which has this key. `lost`: its `ttl` was not over, so that who has not
-    /// seen it misses it.
-    pub(super) fn pop(&mut self, channel: &Channel, key: Option<&Key>, lost: bool) {
-        let Some(state) = self.by_name.get_mut(channel) else { return };
-        let Some(sequence) = state.records.pop() else { return };
+    /// seen it misses it. Whoever asks for this or [`Channels::take_out`] looks when the one that is the oldest now is due.
+    pub(super) fn pop(&mut self, channel: &Channel, key: Option<&Key>, lost: bool) -> Option<NowOldest> {
+        let state = self.by_name.get_mut(channel)?;
+        let sequence = state.records.pop()?;
         state.gone = sequence;
         if lost {
             state.floor = sequence;
         }
         state.forget_key(key, sequence);
         let empty = state.records.is_empty();
+        let now_oldest = state.now_oldest();
         self.reopen(channel, sequence);
         if empty {
             self.emptied(channel);
         }
+        now_oldest
     }
 
     /// Takes one record, which has this key, out of the middle of a channel: nobody misses it. Says whether it was
-    /// there.
-    pub(super) fn take_out(&mut self, channel: &Channel, sequence: Sequence, key: Option<&Key>) -> bool {
-        let Some(state) = self.by_name.get_mut(channel) else { return false };
+    /// there, and what is the oldest one now.
+    pub(super) fn take_out(
+        &mut self,
+        channel: &Channel,
+        sequence: Sequence,
+        key: Option<&Key>,
+    ) -> (bool, Option<NowOldest>) {
+        let Some(state) = self.by_name.get_mut(channel) else { return (false, None) };
         if !state.records.take_out(sequence) {
-            return false;
+            return (false, None);
         }
         state.forget_key(key, sequence);
         let empty = state.records.is_empty();
+        let now_oldest = state.now_oldest();
         self.reopen(channel, sequence);
         if empty {
             self.emptied(channel);
         }
-        true
+        (true, now_oldest)
     }
 
     fn emptied(&mut self, channel: &Channel) {
@@ -256,7 +282,11 @@ impl Channels {
         {
             self.forgotten = self.forgotten.max(floor);
             self.names.remove(&channel);
-            self.by_name.remove(&channel);
+            if let Some(state) = self.by_name.remove(&channel)
+                && let Some(due) = state.due
+            {
+                self.due.remove(&(due, channel));
+            }
         }
     }
 
@@ -268,7 +298,7 @@ impl Channels {
         }
         let (_, channel) = self.due.pop_first()?;
         if let Some(state) = self.by_name.get_mut(&channel) {
-            state.scheduled = false;
+            state.due = None;
         }
         Some(channel)
     }
@@ -278,8 +308,7 @@ impl Channels {
         if let Some(state) = self.by_name.get_mut(channel)
             && let Some(age) = state.caps.age
         {
-            state.scheduled = true;
-            self.due.insert((time.plus(age), channel.clone()));
+            schedule(&mut self.due, channel, state, time.plus(age));
         }
     }
 
@@ -316,4 +345,17 @@ impl Channels {
             })
             .collect()
     }
+}
+
+/// Puts a channel to another place in what is due.
+fn schedule(
+    due: &mut BTreeSet<(Timestamp, Channel)>,
+    channel: &Channel,
+    state: &mut ChannelState,
+    at: Timestamp,
+) {
+    if let Some(old) = state.due.replace(at) {
+        due.remove(&(old, channel.clone()));
+    }
+    due.insert((at, channel.clone()));
 }

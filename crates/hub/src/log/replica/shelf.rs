@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidings_wire::{Channel, Epoch, Event, Key, Position, Sequence};
 
-use super::channels::{ChannelState, Channels};
+use super::channels::{ChannelState, Channels, NowOldest};
 use crate::log::{
     Caps, LOOKED_BACK, NewRecord, Order, Page, ReadLimit, Record, Retention, Selection, takes_the_place,
     too_late,
@@ -235,7 +235,8 @@ impl Shelf {
         };
         let Some(event) = slot.event.clone() else { return false };
         for channel in event.to.channels() {
-            self.channels.take_out(channel, sequence, event.key.as_ref());
+            let (_, now_oldest) = self.channels.take_out(channel, sequence, event.key.as_ref());
+            self.look_when_due(channel, now_oldest);
         }
         self.empty(sequence);
         true
@@ -255,7 +256,9 @@ impl Shelf {
             })
             .collect();
         for sequence in old {
-            if self.channels.take_out(channel, sequence, Some(key)) {
+            let (taken, now_oldest) = self.channels.take_out(channel, sequence, Some(key));
+            self.look_when_due(channel, now_oldest);
+            if taken {
                 self.let_go(sequence);
             }
         }
@@ -269,9 +272,20 @@ impl Shelf {
         let slot = self.slot(oldest);
         let lost = slot.is_some_and(|slot| !slot.expired(now));
         let key = slot.and_then(|slot| slot.event.as_ref()?.key.clone());
-        self.channels.pop(channel, key.as_ref(), lost);
+        let now_oldest = self.channels.pop(channel, key.as_ref(), lost);
+        self.look_when_due(channel, now_oldest);
         self.let_go(oldest);
         true
+    }
+
+    /// Where times don't rise with positions, a record may be due before the one that was the oldest of its channel.
+    fn look_when_due(&mut self, channel: &Channel, now_oldest: Option<NowOldest>) {
+        if let Some(oldest) = now_oldest
+            && let Some(time) = self.slot(oldest.sequence).map(|slot| slot.time)
+            && oldest.is_due_before(time)
+        {
+            self.channels.oldest_is(channel, time);
+        }
     }
 
     /// One channel less has a record. Without any it is removed.
@@ -294,7 +308,8 @@ impl Shelf {
             let lost = !slot.expired(now);
             for channel in event.to.channels() {
                 if self.channels.get(channel).is_some_and(|state| state.holds(sequence, &event)) {
-                    self.channels.pop(channel, event.key.as_ref(), lost);
+                    let now_oldest = self.channels.pop(channel, event.key.as_ref(), lost);
+                    self.look_when_due(channel, now_oldest);
                 }
             }
         }
