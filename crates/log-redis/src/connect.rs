@@ -150,7 +150,8 @@ pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: 
             if reached >= wanted {
                 return Ok(());
             }
-            refused(format!("{reached} replicas have what was stored, and {wanted} are to have it"))
+            let few = format!("{reached} replicas have what was stored, and {wanted} are to have it");
+            Err(Trouble::NotYet(few))
         }
         Ack::Aof => {
             mark(connection)?;
@@ -158,7 +159,7 @@ pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: 
                 cmd("WAITAOF").arg(1).arg(0).arg(milliseconds).query(connection);
             match asked {
                 Ok(Value::Array(counts)) if counts.first() == Some(&Value::Int(1)) => Ok(()),
-                Ok(_) => refused("the append-only file was not synced in time".to_owned()),
+                Ok(_) => Err(Trouble::NotYet("the append-only file was not synced in time".to_owned())),
                 // Before 7.2, where appendfsync always was found: then every answer comes after the sync.
                 Err(error) if error.to_string().contains("unknown command") => Ok(()),
                 Err(error) => Err(error.into()),

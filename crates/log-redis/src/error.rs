@@ -19,6 +19,8 @@ pub(crate) enum Trouble {
     Away(String),
     /// Redis refused: what was sent was not done.
     Refused(String),
+    /// What was stored is not as durable yet as it is to be before anybody sees it.
+    NotYet(String),
     /// Another node of a cluster has the keys.
     Moved(String),
     /// There is no log in Redis, or only a part of one.
@@ -31,7 +33,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Away(what) => write!(f, "Redis is out of reach: {what}"),
-            Trouble::Refused(what) => f.write_str(what),
+            Trouble::Refused(what) | Trouble::NotYet(what) => f.write_str(what),
             Trouble::Moved(to) => write!(f, "the log has moved to {to}"),
             Trouble::Gone => f.write_str("the log is gone from Redis"),
         }

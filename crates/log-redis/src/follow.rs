@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Connection, Value, cmd};
+use tidings_hub::Timestamp;
 use tidings_hub::log::{Located, Replica, Retention, TailItem};
 use tidings_wire::Sequence;
 
 use crate::base::{self, EntryId};
+use crate::clock::Clock;
 use crate::connect::{Connector, barrier};
 use crate::entry::{Entry, blob, entries, of_stream};
 use crate::error::{Result, Trouble, damaged};
@@ -40,6 +42,8 @@ pub(crate) struct Meta {
     /// The newest entry.
     at: EntryId,
     pub(crate) key: [u8; 16],
+    /// By its clock.
+    now: Timestamp,
 }
 
 /// A log that was read.
@@ -54,6 +58,7 @@ pub(crate) struct Loaded {
 /// A log that was opened.
 pub(crate) struct Opened {
     pub(crate) connection: Connection,
+    pub(crate) clock: Clock,
     pub(crate) meta: Meta,
     pub(crate) loaded: Loaded,
 }
@@ -76,14 +81,17 @@ pub(crate) fn open(
     let mut moved = None;
     for _ in 0..ATTEMPTS {
         let mut connection = connector.connect(moved.as_deref())?;
-        match settle_with(&mut connection, keys, &beginning, &[]) {
+        let asked = Timestamp::now();
+        match settle_with(&mut connection, keys, &beginning, &[], None) {
             Err(Trouble::Moved(to)) => moved = Some(to),
             Err(trouble) => return Err(trouble),
             Ok(meta) => {
+                let clock = Clock::default();
+                clock.compare(asked, meta.now);
                 connection.set_read_timeout(Some(10 * ANSWER))?;
                 let loaded = load(&mut connection, keys, meta, "")?;
                 barrier(&mut connection, connector.ack, &keys.of_node("seen", "opening"), ANSWER)?;
-                return Ok(Opened { connection, meta, loaded });
+                return Ok(Opened { connection, clock, meta, loaded });
             }
         }
     }
@@ -92,12 +100,15 @@ pub(crate) fn open(
 
 /// Begins a new epoch if this is another run of Redis, and a new log if there is none; what there is then.
 pub(crate) fn settle(shared: &Shared, connection: &mut Connection) -> Result<Meta> {
-    let (epoch, retention) = {
+    let (epoch, retention, at) = {
         let state = shared.lock();
-        (state.replica.head().epoch.0.saturating_add(1), state.replica.retention().clone())
+        (state.replica.head().epoch.0.saturating_add(1), state.replica.retention().clone(), state.at)
     };
     let beginning = Beginning { epoch, key: shared.cursor_key, retention: &retention };
-    settle_with(connection, &shared.keys, &beginning, &shared.cursor_key)
+    let asked = Timestamp::now();
+    let meta = settle_with(connection, &shared.keys, &beginning, &shared.cursor_key, Some(at))?;
+    shared.clock.compare(asked, meta.now);
+    Ok(meta)
 }
 
 fn settle_with(
@@ -105,10 +116,20 @@ fn settle_with(
     keys: &Keys,
     beginning: &Beginning<'_>,
     known_key: &[u8],
+    known: Option<EntryId>,
 ) -> Result<Meta> {
     // Without a group to append, its node's key is not looked at.
     let three = [&keys.stream[..], &keys.meta, &keys.meta];
-    let look = [Arg::Text(FORMAT), Arg::Text(""), Arg::Text(""), Arg::Text(""), Arg::Bytes(known_key)];
+    let known = known.unwrap_or_default();
+    let look = [
+        Arg::Text(FORMAT),
+        Arg::Text(""),
+        Arg::Text(""),
+        Arg::Text(""),
+        Arg::Bytes(known_key),
+        Arg::Number(known.number),
+        Arg::Number(known.epoch.into()),
+    ];
     match run_script(connection, Script::Append, &three, &look) {
         Err(Trouble::Gone) => {}
         answer => return meta(answer?),
@@ -128,11 +149,12 @@ fn settle_with(
 fn meta(answer: Value) -> Result<Meta> {
     let read = || {
         let Value::Array(fields) = answer else { return None };
-        let [Value::Int(last), Value::Int(epoch), key] = <[Value; 3]>::try_from(fields).ok()? else {
+        let [Value::Int(last), Value::Int(epoch), key, now] = <[Value; 4]>::try_from(fields).ok()? else {
             return None;
         };
         let at = EntryId { number: last.try_into().ok()?, epoch: epoch.try_into().ok()? };
-        Some(Meta { at, key: blob(key)?.try_into().ok()? })
+        let now = Timestamp(String::from_utf8(blob(now)?).ok()?.parse().ok()?);
+        Some(Meta { at, key: blob(key)?.try_into().ok()?, now })
     };
     read().ok_or_else(|| damaged("what is said of it can't be understood"))
 }
@@ -281,6 +303,7 @@ impl Follower {
         connection.set_write_timeout(Some(ANSWER))?;
         while !self.shared.queue.is_stopped() {
             let at = self.shared.lock().at;
+            let asked = Instant::now();
             let read = cmd("XREAD")
                 .arg("COUNT")
                 .arg(ENTRIES)
@@ -297,6 +320,7 @@ impl Follower {
                 before = entry.id;
                 follows
             });
+            let count = read.len();
             if read.is_empty() {
                 if !self.is_all(&mut connection, at)? {
                     self.load_anew(&mut connection)?;
@@ -304,14 +328,16 @@ impl Follower {
             } else if !whole {
                 self.load_anew(&mut connection)?;
             } else {
-                self.wait_until_durable(&mut connection)?;
-                let count = read.len();
+                self.wait_until_durable(&mut connection, before.epoch)?;
                 self.take_in(read)?;
                 self.think_of_a_base(&mut connection)?;
                 // Where much comes, a moment's rest makes fewer and larger reads.
                 if count > 2 {
                     self.shared.queue.pause(Duration::from_millis(if count > 16 { 2 } else { 1 }));
                 }
+            }
+            if count < ENTRIES {
+                self.shared.lock().read_all = asked;
             }
             self.shared.trouble(Part::Following, None);
         }
@@ -335,19 +361,33 @@ impl Follower {
         Ok(!entries(next)?.is_empty())
     }
 
-    fn wait_until_durable(&self, connection: &mut Connection) -> Result<()> {
-        let ack = self.shared.connector.ack;
-        while !self.shared.queue.is_stopped() {
-            match barrier(connection, ack, &self.seen_key, BLOCK) {
-                // Too few replicas, or a slow disk: what was read is not handed out before that is over.
-                Err(trouble @ Trouble::Refused(_)) => {
-                    self.shared.trouble(Part::Following, Some(&trouble));
-                    self.shared.queue.pause(AGAIN);
+    /// Waits until what was read of this epoch, the newest, is as durable as it is to be.
+    fn wait_until_durable(&self, connection: &mut Connection, epoch: u32) -> Result<()> {
+        let shared = &self.shared;
+        let mut waited = false;
+        while !shared.queue.is_stopped() {
+            match barrier(connection, shared.connector.ack, &self.seen_key, BLOCK) {
+                // Too few replicas, or a slow disk: what was read is not handed out before that is over, and nothing
+                // more is sent, for nobody could be told that it is stored.
+                Err(trouble @ Trouble::NotYet(_)) => {
+                    waited = true;
+                    shared.queue.hold(true);
+                    shared.trouble(Part::Following, Some(&trouble));
+                    shared.queue.pause(AGAIN);
                 }
-                done => return done,
+                Ok(()) if waited => {
+                    shared.queue.hold(false);
+                    // Meanwhile it may have been a replica, lost what was read, and become the master again.
+                    let now = settle(shared, connection)?.at;
+                    return if now.epoch == epoch { Ok(()) } else { Err(Trouble::Gone) };
+                }
+                done => {
+                    shared.queue.hold(false);
+                    return done;
+                }
             }
         }
-        Ok(())
+        Err(Trouble::Away("the log is closed".to_owned()))
     }
 
     /// Does what the entries say, announces it, and answers those who asked for it.
@@ -394,7 +434,7 @@ impl Follower {
         let shared = &*self.shared;
         let meta = settle(shared, connection)?;
         let loaded = load(connection, &shared.keys, meta, &shared.node)?;
-        self.wait_until_durable(connection)?;
+        self.wait_until_durable(connection, loaded.at.epoch)?;
         let mut state = shared.lock();
         let known = state.replica.head();
         let at = match loaded.replica.locate(known) {

@@ -43,6 +43,7 @@
 
 mod base;
 mod bus;
+mod clock;
 mod connect;
 mod entry;
 mod error;

@@ -17,6 +17,7 @@ use tidings_wire::{Channel, Key, Position, Sequence};
 
 use crate::base::EntryId;
 use crate::bus::RedisBus;
+use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::error::{OpenError, Trouble};
 use crate::follow::{self, Follower};
@@ -114,6 +115,7 @@ pub(crate) struct Shared {
     /// This process, among all nodes.
     pub(crate) node: String,
     pub(crate) cursor_key: [u8; 16],
+    pub(crate) clock: Clock,
     pub(crate) queue: Queue,
     pub(crate) state: Mutex<State>,
     /// Told each time that something was read.
@@ -129,6 +131,8 @@ pub(crate) struct State {
     pub(crate) at: EntryId,
     pub(crate) commits: u64,
     pub(crate) size: Size,
+    /// All that Redis had then, at least, is in it.
+    pub(crate) read_all: Instant,
 }
 
 /// How much lies in Redis.
@@ -206,12 +210,14 @@ impl RedisLog {
             keys,
             node: format!("{:032x}", u128::from_le_bytes(random)),
             cursor_key: key,
+            clock: opened.clock,
             queue: Queue::default(),
             state: Mutex::new(State {
                 replica: opened.loaded.replica,
                 at: opened.loaded.at,
                 commits: 0,
                 size: opened.loaded.size,
+                read_all: Instant::now(),
             }),
             read_on: Condvar::new(),
             feed: Feed::default(),
@@ -291,7 +297,7 @@ fn block_on(
 }
 
 impl Log for RedisLog {
-    fn append_with(&self, batch: Vec<NewRecord>, terms: Terms) -> Appending {
+    fn append_with(&self, mut batch: Vec<NewRecord>, mut terms: Terms) -> Appending {
         if let Some(note) = &terms.note
             && let Err(error) = check_note(&note.name, note.value.as_deref())
         {
@@ -300,6 +306,9 @@ impl Log for RedisLog {
         if batch.is_empty() && terms.lease.is_none() && terms.note.is_none() {
             return Box::pin(ready(Ok(Vec::new())));
         }
+        let clock = &self.shared.clock;
+        terms.once.iter_mut().for_each(|once| once.until = clock.by_redis(once.until));
+        batch.iter_mut().for_each(|record| record.time = clock.by_redis(record.time));
         self.ask(&Step::Append { batch, terms }, |outcome| match outcome {
             Outcome::Appended(answer) => answer,
             _ => Err(unanswered()),
@@ -373,6 +382,7 @@ impl Log for RedisLog {
         limit: ReadLimit,
         now: Timestamp,
     ) -> Result<Page, ReadError> {
+        let now = self.shared.clock.by_redis(now);
         Ok(self.shared.lock().replica.read(selections, order, limit, now))
     }
 
@@ -397,13 +407,13 @@ impl Log for RedisLog {
             Located::Here(_) | Located::PastFork(_) => false,
         };
         let state = self.shared.lock();
-        let before = state.at;
+        let asked = Instant::now();
         let waited = self.shared.read_on.wait_timeout_while(state, REACH, |state| beyond(state));
         let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if !waited.timed_out() {
             return Ok(());
         }
-        let behind = state.at != before;
+        let behind = state.read_all < asked;
         drop(state);
         match self.stats().trouble {
             Some(trouble) => Err(ReadError::Failed(trouble)),
@@ -426,6 +436,7 @@ impl Log for RedisLog {
     }
 
     fn retain(&self, now: Timestamp) {
+        let now = self.shared.clock.by_redis(now);
         // Nearly always nothing is due, or another node has said so a moment before.
         if self.shared.lock().replica.is_due(now) {
             // What was not removed for lack of Redis is due the next time.

@@ -60,6 +60,8 @@ struct Inner {
     stopped: bool,
     /// Why nothing is sent just now.
     reason: Option<String>,
+    /// Nothing is sent.
+    held: bool,
 }
 
 /// The queue of a node.
@@ -98,9 +100,18 @@ impl Queue {
         answer
     }
 
+    /// Holds back what waits, or does so no more.
+    pub(crate) fn hold(&self, hold: bool) {
+        let mut inner = self.lock();
+        if inner.held != hold {
+            inner.held = hold;
+            self.changed.notify_all();
+        }
+    }
+
     /// Waits until there is something to send; false when nothing is to be sent any more.
     pub(crate) fn wait(&self) -> bool {
-        let nothing = |inner: &mut Inner| inner.waiting.is_empty() && !inner.stopped;
+        let nothing = |inner: &mut Inner| (inner.waiting.is_empty() || inner.held) && !inner.stopped;
         let inner = self.changed.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
         !inner.stopped
     }
@@ -108,6 +119,9 @@ impl Queue {
     /// Takes what waits, as one group.
     pub(crate) fn take(&self) -> Option<Group> {
         let mut inner = self.lock();
+        if inner.held {
+            return None;
+        }
         let deadline = inner.waiting.front()?.deadline;
         let (mut steps, mut askers) = (Vec::new(), Vec::new());
         while let Some(next) = inner.waiting.front()

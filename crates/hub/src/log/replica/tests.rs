@@ -16,7 +16,14 @@ const AGE: u64 = 100;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { targets: Vec<usize>, time: u64, key: Option<usize>, end: bool, ttl: Option<u32>, once: Option<u8> },
+    Append {
+        targets: Vec<usize>,
+        time: u64,
+        key: Option<usize>,
+        end: bool,
+        ttl: Option<u32>,
+        once: Option<u8>,
+    },
     Retain(u64),
     Purge(usize),
     /// So far behind the head.
@@ -33,7 +40,8 @@ fn time() -> impl Strategy<Value = u64> {
 
 fn step() -> impl Strategy<Value = Step> {
     let targets = prop::collection::vec(0..CHANNELS.len(), 1..4);
-    let rest = (prop::option::of(0..2_usize), prop::bool::weighted(0.1), prop::option::weighted(0.2, 0..2_u32));
+    let rest =
+        (prop::option::of(0..2_usize), prop::bool::weighted(0.1), prop::option::weighted(0.2, 0..2_u32));
     let append = (targets, time(), rest, prop::option::weighted(0.2, 0..3_u8)).prop_map(
         |(targets, time, (key, end, ttl), once)| Step::Append { targets, time, key, end, ttl, once },
     );
