@@ -3,6 +3,8 @@
 // Each test file uses its part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod proxy;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -222,7 +224,8 @@ impl Client {
                 let mut text = vec![0; usize::try_from(number()).unwrap() + 2];
                 self.0.read_exact(&mut text).unwrap();
                 text.truncate(text.len() - 2);
-                Reply::Text(String::from_utf8(text).unwrap())
+                // What others keep there may be no text.
+                Reply::Text(String::from_utf8_lossy(&text).into_owned())
             }
             "*" => Reply::List((0..number()).map(|_| self.reply()).collect()),
             _ => panic!("{line:?}"),

@@ -4,6 +4,8 @@ mod bus;
 mod cluster;
 mod history;
 mod outage;
+#[path = "../../../ingest-redis/tests/redis/proxy.rs"]
+mod proxy;
 mod server;
 
 use std::cell::RefCell;
