@@ -7,6 +7,8 @@ mod outage;
 #[path = "../../../ingest-redis/tests/redis/proxy.rs"]
 mod proxy;
 mod server;
+#[path = "../../../ingest-redis/tests/redis/tls.rs"]
+mod tls;
 
 use std::cell::RefCell;
 use std::rc::Rc;
