@@ -295,3 +295,16 @@ fn a_publish_that_runs_when_the_stop_begins_is_stored() {
     assert_eq!(read.lines().count(), acknowledged);
     assert!(acknowledged >= 1);
 }
+
+#[test]
+fn where_no_server_is_it_is_asked_whether_it_runs() {
+    let hint = "is a server running at http://127.0.0.1:1? `tidings serve --dev` starts one; --url or TIDINGS_URL says where it is";
+    let nowhere = ["--url", "http://127.0.0.1:1"];
+    let failed = run(tidings().args(["publish", "orders/7", "paid"]).args(nowhere));
+    assert!(stderr(&failed).contains(hint), "{}", stderr(&failed));
+    // It goes on trying, and asks once.
+    let subscriber = Running::start(tidings().args(["subscribe", "orders/7"]).args(nowhere));
+    subscriber.wait_for(hint);
+    let said = subscriber.written();
+    assert!(said.contains("trying again in"), "{said}");
+}
