@@ -41,6 +41,9 @@ fn check_prints_what_comes_out_and_hides_secrets() {
         assert!(shown.contains(line), "{line}\nnot in\n{shown}");
     }
     assert!(!shown.contains("canary"), "{shown}");
+    // Rules of which nothing was said are rules too.
+    let users = "[[retention]]\nchannels = \"$user/*\"";
+    assert!(shown.contains(users) && shown.contains("count = 1000"), "{shown}");
     let by_environment = stdout_of(tidings().arg("check").env("TIDINGS_CONFIG", &file));
     assert!(by_environment.contains("heartbeat = \"20s\""));
 

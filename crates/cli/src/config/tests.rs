@@ -521,3 +521,19 @@ fn every_setting_is_in_the_documentation() {
         }
     }
 }
+
+#[test]
+fn every_rule_of_retention_is_shown() {
+    let users = "[[retention]]\nchannels = \"$user/*\"";
+    for (file, there) in [
+        ("", true),
+        ("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n", true),
+        ("[[retention]]\nage = \"1h\"\n", false),
+        ("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n", false),
+    ] {
+        let config = config(file);
+        let shown = config.effective();
+        assert_eq!(shown.contains(users), there, "{shown}");
+        assert_eq!(self::config(&shown).retention, config.retention, "{shown}");
+    }
+}
