@@ -17,7 +17,7 @@ fn mistakes_in_a_configuration_are_listed_with_their_lines() {
         for mistake in [
             format!("{at}:1: lisen is not a setting, did you mean listen?"),
             format!("{at}:2: heartbeat: write the unit, like \"15s\""),
-            "TIDINGS_RETRY: retry: \"soon\" is not a duration".to_owned(),
+            "TIDINGS_RETRY: \"soon\" is not a duration".to_owned(),
         ] {
             assert!(said.contains(&mistake), "{mistake}\nnot in\n{said}");
         }

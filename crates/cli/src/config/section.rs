@@ -70,10 +70,21 @@ impl<'f> Section<'f> {
                 Some(value)
             }
             Err(what) => {
-                self.mistake(node.origin, format!("{}: {what}", self.full_name(name)));
+                self.mistake_in(name, node.origin, &what);
                 None
             }
         }
+    }
+
+    /// Reports what is wrong with a setting's value. Named once: a flag and a variable are the setting's name already.
+    fn mistake_in(&self, name: &str, origin: Origin, what: &str) {
+        let named = match &origin {
+            Origin::Flag(_) => true,
+            Origin::Environment(variable) => variable.starts_with("TIDINGS_"),
+            Origin::File { .. } | Origin::Default => false,
+        };
+        let what = if named { what.to_owned() } else { format!("{}: {what}", self.full_name(name)) };
+        self.mistake(origin, what);
     }
 
     /// A setting that lies between two values.
@@ -101,8 +112,7 @@ impl<'f> Section<'f> {
             return Some(value);
         }
         let (least, most) = (range.start().show(), range.end().show());
-        let what = format!("{}: {} lies outside of {least} to {most}", self.full_name(name), value.show());
-        self.mistake(origin, what);
+        self.mistake_in(name, origin, &format!("{} lies outside of {least} to {most}", value.show()));
         None
     }
 

@@ -223,7 +223,7 @@ channels = "a//b"
         "tidings.toml:13: redis.url: it can't be used: write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS), redis+unix:///PATH or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         "tidings.toml:14: webhook is not in this version yet",
         "tidings.toml:17: retention.channels: \"a//b\" can't be used: it has an empty level (a slash at an end, or two in a row)",
-        "TIDINGS_LIMITS__LIFETIME: limits.lifetime: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
+        "TIDINGS_LIMITS__LIFETIME: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
         "TIDINGS_RETYR: retyr is not a setting, did you mean retry?",
     ] {
         assert!(found.iter().any(|mistake| mistake == expected), "{expected}\nnot in {found:#?}");
@@ -535,5 +535,21 @@ fn every_rule_of_retention_is_shown() {
         let shown = config.effective();
         assert_eq!(shown.contains(users), there, "{shown}");
         assert_eq!(self::config(&shown).retention, config.retention, "{shown}");
+    }
+}
+
+#[test]
+fn a_mistake_names_its_setting_once() {
+    let mut all =
+        sources("heartbeat = \"soon\"\n", &[("TIDINGS_LIMITS__PER_USER", "0"), ("RUST_LOG", "a=b=c")]);
+    all.flags.add("drain", "--drain", Some("5"));
+    let found = mistakes(all);
+    for begins in [
+        "tidings.toml:1: heartbeat: \"soon\" is not",
+        "--drain: \"5\" is not",
+        "TIDINGS_LIMITS__PER_USER: 0 lies outside of 1 to",
+        "RUST_LOG: log_level: \"a=b=c\" is neither",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.starts_with(begins)), "{begins}\nnot in {found:#?}");
     }
 }
