@@ -297,6 +297,16 @@ fn a_publish_that_runs_when_the_stop_begins_is_stored() {
 }
 
 #[test]
+fn a_name_is_an_address_to_listen_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--dev", "--listen", "localhost:0"]);
+    stdout_of(server.client("publish").args(["orders/7", "paid"]));
+    let url = format!("http://localhost:{}", server.address().rsplit(':').next().unwrap());
+    assert_eq!(stdout_of(tidings().args(["history", "orders/7", "--url", &url])), "orders/7  paid");
+    server.stop();
+}
+
+#[test]
 fn where_no_server_is_it_is_asked_whether_it_runs() {
     let hint = "is a server running at http://127.0.0.1:1? `tidings serve --dev` starts one; --url or TIDINGS_URL says where it is";
     let nowhere = ["--url", "http://127.0.0.1:1"];

@@ -196,7 +196,7 @@ drain = "soon"
 workers = 0
 dev = "yes"
 log = "disc"
-internal_listen = "localhost:1"
+internal_listen = "http://localhost:1"
 [limits]
 per_user = -1
 data = "1 megabyte"
@@ -216,7 +216,7 @@ channels = "a//b"
         "tidings.toml:4: workers: 0 lies outside of 1 to 1024",
         "tidings.toml:5: dev: expected true or false, found a text",
         "tidings.toml:6: log: \"disc\" is none of memory, disk, redis",
-        "tidings.toml:7: internal_listen: \"localhost:1\" is not an address: write IP:PORT, like 127.0.0.1:4600 or [::1]:4600 (0.0.0.0 for all)",
+        "tidings.toml:7: internal_listen: \"http://localhost:1\" is not an address: write HOST:PORT, like 127.0.0.1:4600, localhost:4600 or [::1]:4600 (0.0.0.0:4600 for all)",
         "tidings.toml:9: limits.per_user: -1 is less than nothing",
         "tidings.toml:10: limits.data: \"1 megabyte\" is not a size: write a number with its unit, like 64KiB, 1MiB or 1GB",
         "tidings.toml:11: limits.conections is not a setting, did you mean limits.connections?",
@@ -523,18 +523,27 @@ fn every_setting_is_in_the_documentation() {
 }
 
 #[test]
-fn every_rule_of_retention_is_shown() {
-    let users = "[[retention]]\nchannels = \"$user/*\"";
-    for (file, there) in [
-        ("", true),
-        ("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n", true),
-        ("[[retention]]\nage = \"1h\"\n", false),
-        ("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n", false),
+fn a_name_is_listened_on_by_its_address() {
+    let named =
+        config("listen = \"localhost:4600\"\ninternal_listen = \"localhost:4601\"\ndev = true\n").server;
+    let listens = [Some(named.listen), named.internal_listen].map(Option::unwrap);
+    assert_eq!(
+        listens.map(|address| (address.ip().is_loopback(), address.port())),
+        [(true, 4600), (true, 4601)]
+    );
+    // Longer than any name may be, so that nobody is asked.
+    let nobody = "x".repeat(64);
+    for (listen, what) in [
+        (&*format!("{nobody}:1"), "has no address here"),
+        ("localhost", "write HOST:PORT"),
+        ("localhost:http", "write HOST:PORT"),
+        ("localhost:65536", "write HOST:PORT"),
+        (":4600", "write HOST:PORT"),
+        ("::1:4600", "write HOST:PORT"),
+        ("a b:1", "write HOST:PORT"),
     ] {
-        let config = config(file);
-        let shown = config.effective();
-        assert_eq!(shown.contains(users), there, "{shown}");
-        assert_eq!(self::config(&shown).retention, config.retention, "{shown}");
+        let found = mistakes(sources(&format!("listen = \"{listen}\"\n"), &[]));
+        assert!(found.len() == 1 && found[0].contains(what), "{listen}: {found:?}");
     }
 }
 
@@ -551,5 +560,21 @@ fn a_mistake_names_its_setting_once() {
         "RUST_LOG: log_level: \"a=b=c\" is neither",
     ] {
         assert!(found.iter().any(|mistake| mistake.starts_with(begins)), "{begins}\nnot in {found:#?}");
+    }
+}
+
+#[test]
+fn every_rule_of_retention_is_shown() {
+    let users = "[[retention]]\nchannels = \"$user/*\"";
+    for (file, there) in [
+        ("", true),
+        ("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n", true),
+        ("[[retention]]\nage = \"1h\"\n", false),
+        ("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n", false),
+    ] {
+        let config = config(file);
+        let shown = config.effective();
+        assert_eq!(shown.contains(users), there, "{shown}");
+        assert_eq!(self::config(&shown).retention, config.retention, "{shown}");
     }
 }
