@@ -318,3 +318,22 @@ fn where_no_server_is_it_is_asked_whether_it_runs() {
     let said = subscriber.written();
     assert!(said.contains("trying again in"), "{said}");
 }
+
+#[test]
+fn with_dev_a_parameter_that_is_nearly_known_is_said_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, is_said) in [(&["--dev"][..], true), (&[], false)] {
+        let server = Server::start(dir.path(), mode);
+        let token = server.token(&["--sub", "ada"]);
+        for query in ["chanel=canary-a", "tokn=canary-b&_=1&cachebuster=2"] {
+            let answer = server
+                .request(&format!("GET /events?poll=1&{query} HTTP/1.1\r\nAuthorization: Bearer {token}"));
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let written = server.stop();
+        for name in ["chanel", "tokn"] {
+            assert_eq!(written.contains(name), is_said, "{name}: {written}");
+        }
+        assert!(!written.contains("canary") && !written.contains("cachebuster"), "{written}");
+    }
+}
