@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tokio::process::Command;
 
 /// An example, ended with this.
-pub fn example(name: &str) -> Command {
+pub(crate) fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
     // Cargo builds them for all of a crate's tests, and for none that is named.
