@@ -87,15 +87,20 @@ impl Server {
     fn wait_until_ready(&mut self, target: &Target) -> Result<(), String> {
         let deadline = Instant::now() + START;
         loop {
-            if self.answers(target.ready.as_deref()) {
-                return Ok(());
-            }
+            let Err(reason) = self.answers(target.ready.as_deref()) else { return Ok(()) };
             let started = self.started.as_ref();
+            if started.is_none() {
+                return Err(format!("no server answers at {}: {reason}; is it running there?", self.address));
+            }
             if let Some(what) = started.and_then(|started| supervisor::failure(&started.folder)) {
                 return Err(format!("{what}: {}", self.output()));
             }
             if Instant::now() > deadline {
-                return Err(format!("it does not answer at {} after 20 s: {}", self.address, self.output()));
+                let address = self.address;
+                return Err(format!(
+                    "it does not answer at {address} after 20 s ({reason}): {}",
+                    self.output()
+                ));
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -108,18 +113,27 @@ impl Server {
         String::from_utf8_lossy(&text[text.len().saturating_sub(500)..]).trim().to_owned()
     }
 
-    fn answers(&self, ready: Option<&str>) -> bool {
-        let Ok(mut socket) = TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) else {
-            return false;
+    /// Whether it answers, or why not.
+    fn answers(&self, ready: Option<&str>) -> Result<(), String> {
+        let ask = || -> std::io::Result<Option<[u8; 12]>> {
+            let mut socket = TcpStream::connect_timeout(&self.address, Duration::from_secs(1))?;
+            let Some(path) = ready else { return Ok(None) };
+            let host = self.host();
+            let request =
+                format!("GET {}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", self.base);
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.write_all(request.as_bytes())?;
+            let mut status = [0; 12];
+            socket.read_exact(&mut status)?;
+            Ok(Some(status))
         };
-        let Some(path) = ready else { return true };
-        let request =
-            format!("GET {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.base, self.host());
-        let mut status = [0; 12];
-        let answered = socket.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
-            && socket.write_all(request.as_bytes()).is_ok()
-            && socket.read_exact(&mut status).is_ok();
-        answered && (b'1'..b'5').contains(&status[9])
+        match ask() {
+            Err(error) => Err(error.to_string()),
+            Ok(Some(status)) if !(b'1'..b'5').contains(&status[9]) => {
+                Err(format!("it says {:?}", String::from_utf8_lossy(&status)))
+            }
+            Ok(_) => Ok(()),
+        }
     }
 
     /// The header `Host` of requests to it.

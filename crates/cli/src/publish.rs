@@ -185,11 +185,18 @@ pub(crate) fn explain(error: Error, url: &str) -> anyhow::Error {
         Error::Refused(problem) if problem.kind == "ended" => {
             Some("its last event was published; the channel begins anew when that is gone".to_owned())
         }
-        Error::NoAnswer(_) => Some(format!("is a server running at {url}? `tidings serve --dev` starts one")),
+        Error::NoAnswer(_) => Some(is_it_running(url)),
         _ => None,
     };
     match hint {
         Some(hint) => anyhow::anyhow!("{error}\n{hint}"),
         None => error.into(),
     }
+}
+
+/// What to look for where nobody answers.
+pub(crate) fn is_it_running(url: &str) -> String {
+    format!(
+        "is a server running at {url}? `tidings serve --dev` starts one; --url or TIDINGS_URL says where it is"
+    )
 }

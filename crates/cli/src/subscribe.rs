@@ -1,12 +1,12 @@
 //! `tidings subscribe`: prints events as they come.
 
 use anyhow::Result;
-use tidings::client::{Closing, Start, Subscribe, Subscription, Update};
+use tidings::client::{Closing, LostReason, Start, Subscribe, Subscription, Update};
 use tokio::sync::watch;
 
 use crate::acknowledge::acknowledge;
 use crate::args;
-use crate::publish::explain;
+use crate::publish::{explain, is_it_running};
 use crate::show::Show;
 
 pub(crate) async fn run(args: args::Subscribe) -> Result<()> {
@@ -64,6 +64,8 @@ async fn read(
 ) -> Result<()> {
     let show = Show { json: args.json, quiet: args.quiet };
     let mut left = args.count.unwrap_or(u64::MAX);
+    // Whether a server has answered, or it was asked if there is one.
+    let mut known = false;
     while left > 0 {
         let update = match subscription.next().await {
             None => break,
@@ -82,6 +84,13 @@ async fn read(
             }
             update => {
                 show.note(&meaning(args, &update));
+                if let Update::Lost(lost) = &update
+                    && matches!(lost.reason, LostReason::Transport(_))
+                    && !known
+                {
+                    show.note(&is_it_running(&args.server.url));
+                }
+                known = true;
                 continue;
             }
         }

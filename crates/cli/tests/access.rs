@@ -25,6 +25,15 @@ fn a_token_made_before_the_first_start_is_good() {
     assert_eq!(refused.status.code(), Some(1), "it may only subscribe");
     let refused = run(server.client("subscribe").args(["orders/bob/*"]).env("TIDINGS_TOKEN", &token));
     assert_eq!(refused.status.code(), Some(1), "another's");
+    // Of another data directory: it is said where good ones come from.
+    let elsewhere = dir.path().join("elsewhere");
+    let foreign = stdout_of(tidings().args(["token", "--sub", "ada", "--data-dir"]).arg(&elsewhere));
+    let refused = run(server.client("subscribe").args(["orders/ada/1", "--token", &foreign]));
+    let said = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1));
+    for what in ["401 invalid_token", "another secret", "`tidings token`", "--data-dir"] {
+        assert!(said.contains(what), "{said}");
+    }
 
     let subscriber =
         Running::start(server.client("subscribe").arg("orders/ada/*").env("TIDINGS_TOKEN", &token));

@@ -76,7 +76,11 @@ fn what_can_t_be_measured_is_said() {
         (&["--scenario", "fast"][..], 2, "there is no scenario \"fast\""),
         (&["--target", "/nowhere.toml"], 2, "/nowhere.toml can't be read"),
         (&["--url", "nowhere"], 2, "--url"),
-        (&["--url", "http://127.0.0.1:9", "--scenario", "latency-1"], 1, "does not answer at 127.0.0.1:9"),
+        (
+            &["--url", "http://127.0.0.1:9", "--scenario", "latency-1"],
+            1,
+            "no server answers at 127.0.0.1:9: Connection refused",
+        ),
     ] {
         let output = run(tidings().arg("bench").args(arguments));
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");

@@ -17,7 +17,7 @@ fn mistakes_in_a_configuration_are_listed_with_their_lines() {
         for mistake in [
             format!("{at}:1: lisen is not a setting, did you mean listen?"),
             format!("{at}:2: heartbeat: write the unit, like \"15s\""),
-            "TIDINGS_RETRY: retry: \"soon\" is not a duration".to_owned(),
+            "TIDINGS_RETRY: \"soon\" is not a duration".to_owned(),
         ] {
             assert!(said.contains(&mistake), "{mistake}\nnot in\n{said}");
         }
@@ -41,6 +41,9 @@ fn check_prints_what_comes_out_and_hides_secrets() {
         assert!(shown.contains(line), "{line}\nnot in\n{shown}");
     }
     assert!(!shown.contains("canary"), "{shown}");
+    // Rules of which nothing was said are rules too.
+    let users = "[[retention]]\nchannels = \"$user/*\"";
+    assert!(shown.contains(users) && shown.contains("count = 1000"), "{shown}");
     let by_environment = stdout_of(tidings().arg("check").env("TIDINGS_CONFIG", &file));
     assert!(by_environment.contains("heartbeat = \"20s\""));
 

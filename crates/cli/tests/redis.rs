@@ -12,6 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::{PATIENCE, Server, run, stderr, stdout_of, tidings};
+use redis::tls::Certificates;
 use redis::{Client, Redis, Reply};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -268,6 +269,30 @@ fn a_redis_that_is_away_keeps_nobody_from_anything() {
 }
 
 #[test]
+fn what_is_said_in_a_redis_with_tls_is_read_if_it_can_prove_who_it_is() {
+    let certificates = Certificates::make();
+    let (redis, url) = Redis::start_with_tls(&certificates);
+    let authority = certificates.authority();
+    let system = [("SSL_CERT_FILE", authority.to_str().unwrap()), ("TIDINGS_REDIS__INGEST_STREAMS", "jobs")];
+    let arguments = ["--dev", "--log", "memory", "--redis", &url];
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &arguments, &system);
+    redis.wait_for_subscriber("user:events");
+    redis.publish(r#"{"channel":"orders/7","data":"published"}"#);
+    redis.run(&["XADD", "jobs", "*", "channel", "orders/8", "data", "added"]);
+    for (channel, said) in [("orders/7", "orders/7  published"), ("orders/8", "orders/8  added")] {
+        let first = [channel, "--last-event-id", "earliest", "--only", "--count", "1"];
+        assert_eq!(stdout_of(server.client("subscribe").args(first)), said);
+    }
+    server.stop();
+    // Of an authority that the system does not know.
+    let server = Server::start(dir.path(), &arguments);
+    server.running.wait_for("not read; trying again");
+    assert_eq!(redis.run(&["PUBLISH", "user:events", "x"]), Reply::Number(0));
+    server.stop();
+}
+
+#[test]
 fn the_password_is_not_shown() {
     let shown = stdout_of(
         tidings().args(["check"]).env("TIDINGS_REDIS__URL", "redis://app:s3cret@redis.example:6380/2"),
@@ -275,7 +300,11 @@ fn the_password_is_not_shown() {
     assert!(shown.contains(r#"url = "redis://app:hidden@redis.example:6380/2""#), "{shown}");
     let output = run(tidings().args(["check"]).env("TIDINGS_REDIS__URL", "redis://:s3cret@redis.example/x"));
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("TIDINGS_REDIS__URL: redis.url"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("TIDINGS_REDIS__URL: it can't be used: write redis://"),
+        "{}",
+        stderr(&output)
+    );
     assert!(!stderr(&output).contains("s3cret"), "{}", stderr(&output));
     let output = run(tidings().args(["check"]).env("TIDINGS_REDIS__INGEST", "a,b*"));
     assert!(stderr(&output).contains("set redis.url"), "{}", stderr(&output));

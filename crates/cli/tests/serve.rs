@@ -295,3 +295,45 @@ fn a_publish_that_runs_when_the_stop_begins_is_stored() {
     assert_eq!(read.lines().count(), acknowledged);
     assert!(acknowledged >= 1);
 }
+
+#[test]
+fn a_name_is_an_address_to_listen_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--dev", "--listen", "localhost:0"]);
+    stdout_of(server.client("publish").args(["orders/7", "paid"]));
+    let url = format!("http://localhost:{}", server.address().rsplit(':').next().unwrap());
+    assert_eq!(stdout_of(tidings().args(["history", "orders/7", "--url", &url])), "orders/7  paid");
+    server.stop();
+}
+
+#[test]
+fn where_no_server_is_it_is_asked_whether_it_runs() {
+    let hint = "is a server running at http://127.0.0.1:1? `tidings serve --dev` starts one; --url or TIDINGS_URL says where it is";
+    let nowhere = ["--url", "http://127.0.0.1:1"];
+    let failed = run(tidings().args(["publish", "orders/7", "paid"]).args(nowhere));
+    assert!(stderr(&failed).contains(hint), "{}", stderr(&failed));
+    // It goes on trying, and asks once.
+    let subscriber = Running::start(tidings().args(["subscribe", "orders/7"]).args(nowhere));
+    subscriber.wait_for(hint);
+    let said = subscriber.written();
+    assert!(said.contains("trying again in"), "{said}");
+}
+
+#[test]
+fn with_dev_a_parameter_that_is_nearly_known_is_said_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, is_said) in [(&["--dev"][..], true), (&[], false)] {
+        let server = Server::start(dir.path(), mode);
+        let token = server.token(&["--sub", "ada"]);
+        for query in ["chanel=canary-a", "tokn=canary-b&_=1&cachebuster=2"] {
+            let answer = server
+                .request(&format!("GET /events?poll=1&{query} HTTP/1.1\r\nAuthorization: Bearer {token}"));
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let written = server.stop();
+        for name in ["chanel", "tokn"] {
+            assert_eq!(written.contains(name), is_said, "{name}: {written}");
+        }
+        assert!(!written.contains("canary") && !written.contains("cachebuster"), "{written}");
+    }
+}

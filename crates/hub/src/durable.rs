@@ -105,8 +105,9 @@ impl Durables {
     }
 
     /// Where a stream of a subscription begins, which is noted if it is its first. An id that the client comes back
-    /// with is an acknowledgement; of that and what is noted the smaller counts. `views` is all that the stream shows,
-    /// `asked` what was asked for by name.
+    /// with is an acknowledgement; of that and what is noted the smaller counts. One that another node may have given
+    /// is waited for before, with [`Hub::reach`](crate::Hub::reach), which blocks; else it may say nothing yet. `views`
+    /// is all that the stream shows, `asked` what was asked for by name.
     ///
     /// # Errors
     /// When there are too many of them, or it can't be noted.
@@ -185,7 +186,8 @@ impl Durables {
         }
     }
 
-    /// Acknowledges everything up to an id. What was acknowledged before stays so. Says where the cursor is then.
+    /// Acknowledges everything up to an id. What was acknowledged before stays so. Says where the cursor is then. An id
+    /// that another node may have given is waited for before, with [`Hub::reach`](crate::Hub::reach), which blocks.
     ///
     /// # Errors
     /// When there is no such subscription, the id is none, or it can't be noted.

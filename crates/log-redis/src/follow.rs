@@ -25,6 +25,8 @@ use crate::write::AGAIN;
 const BLOCK: Duration = Duration::from_millis(500);
 /// How long an answer may take beyond that before the connection is given up.
 const ANSWER: Duration = Duration::from_millis(1000);
+/// After how long it is known that a connection is silent.
+pub(crate) const SILENCE: Duration = BLOCK.saturating_add(ANSWER);
 /// How many entries one read returns: each may have a megabyte.
 const ENTRIES: usize = 64;
 /// How many chunks of the base one read returns.
@@ -299,7 +301,7 @@ impl Follower {
                 connection
             }
         };
-        connection.set_read_timeout(Some(BLOCK + ANSWER))?;
+        connection.set_read_timeout(Some(SILENCE))?;
         connection.set_write_timeout(Some(ANSWER))?;
         while !self.shared.queue.is_stopped() {
             let at = self.shared.lock().at;

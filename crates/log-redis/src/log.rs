@@ -99,8 +99,10 @@ pub struct RedisLogConfig {
 const NAME: usize = 200;
 /// How often it is looked whether somebody has waited for too long.
 const CLOCK: Duration = Duration::from_millis(50);
-/// How long a client waits for its node to read as far as another one has: longer than a quiet read takes to look again.
+/// How long a client waits for its node to read as far as another one has: longer than a quiet read takes to look again,
+/// and than it takes to learn of a connection that it is dead. Else what others have stored would be taken for unknown.
 const REACH: Duration = Duration::from_secs(2);
+const _: () = assert!(follow::SILENCE.as_millis() < REACH.as_millis());
 
 /// The log on Redis.
 pub struct RedisLog {

@@ -15,7 +15,7 @@ use crate::auth::Identity;
 use crate::limits::{OverLimit, Permit};
 use crate::stats_channel::StatsChannel;
 use crate::subscribe::{SubscribeRequest, subscribe_request};
-use crate::{App, Problem};
+use crate::{App, Problem, misspelt};
 
 /// One who may have what it asks for, and has a place.
 #[derive(Debug)]
@@ -55,6 +55,9 @@ impl From<Problem> for Refused {
 pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Result<Admitted, Refused> {
     let now = Timestamp::now();
     let identity = app.access.identify(parts, peer, now).await?;
+    if app.config.dev {
+        misspelt::tell(parts.uri.query());
+    }
     let mut request = subscribe_request(parts, &identity, &app.config.limits, &app.filters)?;
     let durable = request.subscription.is_some();
     if app.is_draining() {

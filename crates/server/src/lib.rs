@@ -16,6 +16,7 @@ mod http;
 mod limits;
 mod listener;
 mod log_limit;
+mod misspelt;
 mod presence;
 mod problem;
 mod query;

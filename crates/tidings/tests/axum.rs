@@ -1,18 +1,20 @@
 //! The hub inside of axum applications: the example, and routes that a program serves itself.
 
+mod example;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use example::example;
 use tidings::client::{Client, Closing, Start, Subscribe, Subscription, Update};
 use tidings::server::auth::{AccessConfig, GrantTemplates, KeyConfig, NewToken, Origins, Secret};
 use tidings::server::{LimitsConfig, ServerConfig};
 use tidings::{Channel, Event, Http, Hub, Roll, UserId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 /// Longer than anything here takes on a busy machine.
@@ -53,12 +55,9 @@ async fn publish(hub: &Hub, channel: &str, data: &str) {
     hub.publish(Event::new(channel.into(), data.into())).await.unwrap();
 }
 
-/// `examples/axum.rs`, as cargo built it beside this test.
-async fn example() -> (Child, String) {
-    let tests = std::env::current_exe().unwrap();
-    let path: PathBuf = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/axum");
-    let mut child =
-        Command::new(path).arg("127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+/// `examples/axum.rs`, and where it listens.
+async fn axum_example() -> (Child, String) {
+    let mut child = example("axum").arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
     let address = line.strip_prefix("listening on http://").unwrap().to_owned();
@@ -67,7 +66,7 @@ async fn example() -> (Child, String) {
 
 #[tokio::test]
 async fn the_example_tells_browsers_and_itself() {
-    let (_child, address) = example().await;
+    let (_child, address) = axum_example().await;
     assert!(request(&address, "GET / HTTP/1.1").await.contains("new EventSource"));
     for base in ["", "/push"] {
         let client = Client::builder(format!("http://{address}{base}")).build().unwrap();

@@ -1,26 +1,20 @@
 //! The examples that need no more than a client: run as cargo built them beside this test.
 
-use std::path::PathBuf;
+mod example;
+
 use std::process::Stdio;
 use std::time::Duration;
 
+use example::example;
 use serde::Deserialize;
 use tidings::client::{Client, Error, Start, Subscribe, Subscription, Update};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let path: PathBuf = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
-    let mut command = Command::new(path);
-    command.kill_on_drop(true);
-    command
-}
 
 #[tokio::test]
 async fn the_inbox_shows_all_that_it_speaks_of() {

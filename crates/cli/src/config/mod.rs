@@ -417,15 +417,15 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
         section.finish();
     }
     let default = default.unwrap_or_else(|| {
-        let mut unsaid = root.unsaid("retention");
-        let age = unsaid.get("age", WEEK);
         // What is sent to a user waits for its devices. A rule for users beats this, and so does one for all.
         if let Ok(users) = "$user/*".parse::<Pattern>()
             && rules.iter().all(|(pattern, _)| !pattern.covers(&users))
         {
-            rules.push((users, Caps { age: Some(age), count: Some(USER_EVENTS), ..Caps::default() }));
+            let mut unsaid = root.unsaid("retention");
+            let users = unsaid.get("channels", users);
+            rules.push((users, unsaid_caps(&mut unsaid, Some(USER_EVENTS))));
         }
-        Caps { age: Some(age), state_only: unsaid.get("state_only", false), ..Caps::default() }
+        unsaid_caps(&mut root.unsaid("retention"), None)
     });
     let bytes = match log {
         LogKind::Disk => 4 << 30,
@@ -436,6 +436,13 @@ fn read_retention(root: &mut Section<'_>, log: LogKind) -> Retention {
     let total = read_caps(&mut section, Caps { bytes: Some(bytes), ..Caps::default() });
     section.finish();
     Retention { rules, default, total }
+}
+
+/// What is kept where nothing is said.
+fn unsaid_caps(section: &mut Section<'_>, count: Option<u64>) -> Caps {
+    let age = Some(section.get("age", WEEK));
+    let count = count.map(|count| section.get("count", count));
+    Caps { age, count, state_only: section.get("state_only", false), ..Caps::default() }
 }
 
 fn read_caps(section: &mut Section<'_>, default: Caps) -> Caps {

@@ -1,7 +1,7 @@
 //! Reading one section: each setting is taken by its name and type, mistakes are collected, what is left is unknown.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -70,10 +70,21 @@ impl<'f> Section<'f> {
                 Some(value)
             }
             Err(what) => {
-                self.mistake(node.origin, format!("{}: {what}", self.full_name(name)));
+                self.mistake_in(name, node.origin, &what);
                 None
             }
         }
+    }
+
+    /// Reports what is wrong with a setting's value. Named once: a flag and a variable are the setting's name already.
+    fn mistake_in(&self, name: &str, origin: Origin, what: &str) {
+        let named = match &origin {
+            Origin::Flag(_) => true,
+            Origin::Environment(variable) => variable.starts_with("TIDINGS_"),
+            Origin::File { .. } | Origin::Default => false,
+        };
+        let what = if named { what.to_owned() } else { format!("{}: {what}", self.full_name(name)) };
+        self.mistake(origin, what);
     }
 
     /// A setting that lies between two values.
@@ -101,8 +112,7 @@ impl<'f> Section<'f> {
             return Some(value);
         }
         let (least, most) = (range.start().show(), range.end().show());
-        let what = format!("{}: {} lies outside of {least} to {most}", self.full_name(name), value.show());
-        self.mistake(origin, what);
+        self.mistake_in(name, origin, &format!("{} lies outside of {least} to {most}", value.show()));
         None
     }
 
@@ -363,17 +373,34 @@ impl Setting for PathBuf {
     }
 }
 
+/// An IP address or a name, and a port. A name is looked up when the configuration is read; of several addresses the
+/// first counts, those of IPv4 before the others: what commands of this program connect to by themselves is 127.0.0.1.
 impl Setting for SocketAddr {
     fn read(node: &Node) -> Result<SocketAddr, String> {
         let text = String::read(node)?;
-        text.parse().map_err(|_| {
-            format!("{text:?} is not an address: write IP:PORT, like 127.0.0.1:4600 or [::1]:4600 (0.0.0.0 for all)")
-        })
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        let named = text.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+        let (name, port) = named.filter(|(name, _)| is_host_name(name)).ok_or_else(|| {
+            format!("{text:?} is not an address: write HOST:PORT, like 127.0.0.1:4600, localhost:4600 or [::1]:4600 (0.0.0.0:4600 for all)")
+        })?;
+        let found = (name, port).to_socket_addrs();
+        let found =
+            found.map_err(|error| format!("{text:?} can't be used: {name} has no address here: {error}"))?;
+        found
+            .min_by_key(SocketAddr::is_ipv6)
+            .ok_or_else(|| format!("{text:?} can't be used: {name} has no address here"))
     }
 
     fn show(&self) -> String {
         quoted(&self.to_string())
     }
+}
+
+fn is_host_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
 /// A text that its own type reads.

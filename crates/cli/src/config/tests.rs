@@ -196,7 +196,7 @@ drain = "soon"
 workers = 0
 dev = "yes"
 log = "disc"
-internal_listen = "localhost:1"
+internal_listen = "http://localhost:1"
 [limits]
 per_user = -1
 data = "1 megabyte"
@@ -216,14 +216,14 @@ channels = "a//b"
         "tidings.toml:4: workers: 0 lies outside of 1 to 1024",
         "tidings.toml:5: dev: expected true or false, found a text",
         "tidings.toml:6: log: \"disc\" is none of memory, disk, redis",
-        "tidings.toml:7: internal_listen: \"localhost:1\" is not an address: write IP:PORT, like 127.0.0.1:4600 or [::1]:4600 (0.0.0.0 for all)",
+        "tidings.toml:7: internal_listen: \"http://localhost:1\" is not an address: write HOST:PORT, like 127.0.0.1:4600, localhost:4600 or [::1]:4600 (0.0.0.0:4600 for all)",
         "tidings.toml:9: limits.per_user: -1 is less than nothing",
         "tidings.toml:10: limits.data: \"1 megabyte\" is not a size: write a number with its unit, like 64KiB, 1MiB or 1GB",
         "tidings.toml:11: limits.conections is not a setting, did you mean limits.connections?",
         "tidings.toml:13: redis.url: it can't be used: write redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB (TLS), redis+unix:///PATH or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         "tidings.toml:14: webhook is not in this version yet",
         "tidings.toml:17: retention.channels: \"a//b\" can't be used: it has an empty level (a slash at an end, or two in a row)",
-        "TIDINGS_LIMITS__LIFETIME: limits.lifetime: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
+        "TIDINGS_LIMITS__LIFETIME: \"1 day\" is not a duration: write a number with its unit, like 100ms, 15s, 5m, 1h or 30d",
         "TIDINGS_RETYR: retyr is not a setting, did you mean retry?",
     ] {
         assert!(found.iter().any(|mistake| mistake == expected), "{expected}\nnot in {found:#?}");
@@ -519,5 +519,62 @@ fn every_setting_is_in_the_documentation() {
             let described = ways.iter().any(|way| documentation.contains(way));
             assert!(described, "{name} of {section:?} is not in docs/configuration.md");
         }
+    }
+}
+
+#[test]
+fn a_name_is_listened_on_by_its_address() {
+    let named =
+        config("listen = \"localhost:4600\"\ninternal_listen = \"localhost:4601\"\ndev = true\n").server;
+    let listens = [Some(named.listen), named.internal_listen].map(Option::unwrap);
+    assert_eq!(
+        listens.map(|address| (address.ip().is_loopback(), address.port())),
+        [(true, 4600), (true, 4601)]
+    );
+    // Longer than any name may be, so that nobody is asked.
+    let nobody = "x".repeat(64);
+    for (listen, what) in [
+        (&*format!("{nobody}:1"), "has no address here"),
+        ("localhost", "write HOST:PORT"),
+        ("localhost:http", "write HOST:PORT"),
+        ("localhost:65536", "write HOST:PORT"),
+        (":4600", "write HOST:PORT"),
+        ("::1:4600", "write HOST:PORT"),
+        ("a b:1", "write HOST:PORT"),
+    ] {
+        let found = mistakes(sources(&format!("listen = \"{listen}\"\n"), &[]));
+        assert!(found.len() == 1 && found[0].contains(what), "{listen}: {found:?}");
+    }
+}
+
+#[test]
+fn a_mistake_names_its_setting_once() {
+    let mut all =
+        sources("heartbeat = \"soon\"\n", &[("TIDINGS_LIMITS__PER_USER", "0"), ("RUST_LOG", "a=b=c")]);
+    all.flags.add("drain", "--drain", Some("5"));
+    let found = mistakes(all);
+    for begins in [
+        "tidings.toml:1: heartbeat: \"soon\" is not",
+        "--drain: \"5\" is not",
+        "TIDINGS_LIMITS__PER_USER: 0 lies outside of 1 to",
+        "RUST_LOG: log_level: \"a=b=c\" is neither",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.starts_with(begins)), "{begins}\nnot in {found:#?}");
+    }
+}
+
+#[test]
+fn every_rule_of_retention_is_shown() {
+    let users = "[[retention]]\nchannels = \"$user/*\"";
+    for (file, there) in [
+        ("", true),
+        ("[[retention]]\nchannels = \"audit/**\"\ncount = 3\n", true),
+        ("[[retention]]\nage = \"1h\"\n", false),
+        ("[[retention]]\nchannels = \"$user/**\"\nage = \"1h\"\n", false),
+    ] {
+        let config = config(file);
+        let shown = config.effective();
+        assert_eq!(shown.contains(users), there, "{shown}");
+        assert_eq!(self::config(&shown).retention, config.retention, "{shown}");
     }
 }

@@ -3,6 +3,9 @@
 // Each test file uses its part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod proxy;
+pub mod tls;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -17,20 +20,38 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Redis {
     port: u16,
     dir: TempDir,
+    options: Vec<String>,
     server: Option<Child>,
+}
+
+/// A port that nobody has just now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Redis {
     pub fn start() -> Redis {
+        Redis::start_with(Vec::new)
+    }
+
+    /// With options that may name ports: those are made for each attempt.
+    fn start_with(options: impl Fn() -> Vec<String>) -> Redis {
         let dir = tempfile::tempdir().unwrap();
         // Another process may take the port in between; then it is another one's turn.
         for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(server) = spawn(port, &dir) {
-                return Redis { port, dir, server: Some(server) };
+            let (port, options) = (free_port(), options());
+            if let Some(server) = spawn(port, &dir, &options) {
+                return Redis { port, dir, options, server: Some(server) };
             }
         }
         panic!("redis-server found no port");
+    }
+
+    /// One that speaks TLS too, at the address that comes with it.
+    pub fn start_with_tls(certificates: &tls::Certificates) -> (Redis, String) {
+        let redis = Redis::start_with(|| certificates.options(free_port()));
+        let url = format!("rediss://localhost:{}", redis.options[1]);
+        (redis, url)
     }
 
     pub fn url(&self) -> String {
@@ -50,7 +71,7 @@ impl Redis {
         let end = Instant::now() + PATIENCE;
         while self.server.is_none() {
             assert!(Instant::now() < end, "redis-server did not come back");
-            self.server = spawn(self.port, &self.dir);
+            self.server = spawn(self.port, &self.dir, &self.options);
         }
     }
 
@@ -95,13 +116,14 @@ impl Drop for Redis {
 }
 
 /// `None` when it ended at once.
-fn spawn(port: u16, dir: &TempDir) -> Option<Child> {
+fn spawn(port: u16, dir: &TempDir, options: &[String]) -> Option<Child> {
     let mut command = Command::new("redis-server");
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
         .args(["--appendfsync", "always"])
         .arg("--dir")
-        .arg(dir.path());
+        .arg(dir.path())
+        .args(options);
     await_answer(port, &mut command)
 }
 
@@ -136,7 +158,7 @@ impl Sentinel {
         for _ in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("sentinel.conf");
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let config = format!(
                 "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 1\n\
                  sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
@@ -222,7 +244,8 @@ impl Client {
                 let mut text = vec![0; usize::try_from(number()).unwrap() + 2];
                 self.0.read_exact(&mut text).unwrap();
                 text.truncate(text.len() - 2);
-                Reply::Text(String::from_utf8(text).unwrap())
+                // What others keep there may be no text.
+                Reply::Text(String::from_utf8_lossy(&text).into_owned())
             }
             "*" => Reply::List((0..number()).map(|_| self.reply()).collect()),
             _ => panic!("{line:?}"),

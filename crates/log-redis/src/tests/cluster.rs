@@ -1,8 +1,6 @@
 //! Ways to a server: sentinels, a cluster, TLS.
 
-use std::path::Path;
-use std::process::Command;
-
+use super::tls::Certificates;
 use super::*;
 use crate::connect::Connector;
 
@@ -83,39 +81,14 @@ fn of_a_cluster_the_node_with_the_keys_is_found() {
     assert!(keys.is_empty(), "{keys:?}");
 }
 
-fn openssl(dir: &Path, words: &str) {
-    let made = Command::new("openssl").args(words.split(' ')).current_dir(dir).output();
-    let made = made.expect("openssl has to be installed; scripts/test does that");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-}
-
 #[test]
 fn tls_is_spoken_with_who_can_prove_who_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let new = "-nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
-    openssl(dir.path(), &format!("req -x509 -days 2 -subj /CN=authority {new} -keyout ca.key -out ca.pem"));
-    openssl(dir.path(), &format!("req -subj /CN=localhost {new} -keyout own.key -out own.csr"));
-    std::fs::write(dir.path().join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-    openssl(
-        dir.path(),
-        "x509 -req -days 2 -in own.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out own.pem",
-    );
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let certificates = Certificates::make();
     let port = server::free_port();
-    let server = Server::start(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &path("own.pem"),
-        "--tls-key-file",
-        &path("own.key"),
-        "--tls-ca-cert-file",
-        &path("ca.pem"),
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let options = certificates.options(port);
+    let server = Server::start(&options.iter().map(String::as_str).collect::<Vec<_>>());
     let url = format!("rediss://localhost:{port}");
-    let authority = std::fs::read(path("ca.pem")).unwrap();
+    let authority = std::fs::read(certificates.authority()).unwrap();
     let with = |authority: Option<Vec<u8>>| RedisLogConfig {
         url: url.parse().unwrap(),
         authority,

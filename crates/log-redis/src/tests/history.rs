@@ -189,7 +189,7 @@ fn what_a_failover_lost_is_told_by_a_fork() {
 #[test]
 fn a_node_that_was_away_during_a_failover_finds_the_other_history() {
     let mut server = Server::start(&["--save", "", "--appendonly", "no"]);
-    let proxy = server::Proxy::before(&server);
+    let proxy = super::proxy::Proxy::before(server.port);
     let log = RedisLog::open(RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") })
         .unwrap();
     append(&log, "kept");
@@ -313,7 +313,7 @@ fn open_as(server: &Server, log: &RedisLog) -> RedisLog {
 #[test]
 fn a_node_that_comes_back_after_a_new_base_knows_all_of_it() {
     let server = Server::start(&[]);
-    let proxy = server::Proxy::before(&server);
+    let proxy = super::proxy::Proxy::before(server.port);
     let late = RedisLog::open(RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") })
         .unwrap();
     let other = open(&server);
@@ -331,7 +331,7 @@ fn a_node_that_comes_back_after_a_new_base_knows_all_of_it() {
 #[test]
 fn a_log_that_others_began_anew_is_not_taken_for_the_same_hub() {
     let server = Server::start(&[]);
-    let proxy = server::Proxy::before(&server);
+    let proxy = super::proxy::Proxy::before(server.port);
     let late = RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&server, "hub") };
     let late = RedisLog::open(late).unwrap();
     append(&late, "x");

@@ -4,7 +4,11 @@ mod bus;
 mod cluster;
 mod history;
 mod outage;
+#[path = "../../../ingest-redis/tests/redis/proxy.rs"]
+mod proxy;
 mod server;
+#[path = "../../../ingest-redis/tests/redis/tls.rs"]
+mod tls;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Redis that is away, slow, too old, or does not want to.
 
-use super::server::Proxy;
+use super::proxy::Proxy;
 use super::*;
 
 /// As long as anybody waits at most, with some time for a machine that is busy.
@@ -13,7 +13,7 @@ fn open_through(proxy: &Proxy, server: &Server) -> RedisLog {
 #[test]
 fn a_lost_answer_stores_once() {
     let server = Server::start(&[]);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::before(server.port);
     let log = open_through(&proxy, &server);
     append(&log, "before");
     for n in 0..10 {
@@ -31,7 +31,7 @@ fn a_lost_answer_stores_once() {
 #[test]
 fn connections_that_are_lost_again_and_again_lose_and_double_nothing() {
     let server = Server::start(&[]);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::before(server.port);
     let log = open_through(&proxy, &server);
     let other = open(&server);
     let mut tail = other.tail(Sequence::START).unwrap();

@@ -1,12 +1,9 @@
-//! A Redis server of a test, and a proxy before it that can be cut.
+//! A Redis server of a test.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -122,116 +119,5 @@ impl Drop for Server {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A proxy before a server, all of whose connections can be cut.
-pub(super) struct Proxy {
-    pub(super) port: u16,
-    shared: Arc<Wires>,
-}
-
-#[derive(Default)]
-struct Wires {
-    open: Mutex<Vec<TcpStream>>,
-    /// Which word in what a client sends, once it was handed on, makes the proxy cut that connection before the answer.
-    cut_after: Mutex<Option<Vec<u8>>>,
-    cuts: AtomicUsize,
-    closed: AtomicBool,
-}
-
-impl Proxy {
-    pub(super) fn before(server: &Server) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Wires::default());
-        let (wires, to) = (shared.clone(), server.port);
-        // Ends with the test's process.
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                if wires.closed.load(Ordering::SeqCst) {
-                    continue;
-                }
-                wires.join(client, server);
-            }
-        });
-        Proxy { port, shared }
-    }
-
-    pub(super) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// The next time that a client sends this, it is handed on, done, and the connection is cut before the answer comes.
-    pub(super) fn cut_after(&self, word: &[u8]) {
-        *self.shared.cut_after.lock().unwrap() = Some(word.to_vec());
-    }
-
-    /// Cuts all connections.
-    pub(super) fn cut(&self) {
-        for wire in std::mem::take(&mut *self.shared.open.lock().unwrap()) {
-            // The other end may have done it.
-            let _ = wire.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Cuts all connections and lets no new one through.
-    pub(super) fn close(&self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        self.cut();
-    }
-
-    pub(super) fn open(&self) {
-        self.shared.closed.store(false, Ordering::SeqCst);
-    }
-
-    pub(super) fn cuts(&self) -> usize {
-        self.shared.cuts.load(Ordering::SeqCst)
-    }
-}
-
-impl Wires {
-    fn join(self: &Arc<Wires>, client: TcpStream, server: TcpStream) {
-        self.open.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-        let muted = Arc::new(Mutex::new(false));
-        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let (wires, mute) = (self.clone(), muted.clone());
-        thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 20];
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                let mut wanted = wires.cut_after.lock().unwrap();
-                let cut = wanted
-                    .as_ref()
-                    .is_some_and(|word| buffer[..count].windows(word.len()).any(|part| part == &word[..]));
-                if cut {
-                    *wanted = None;
-                    *mute.lock().unwrap() = true;
-                }
-                drop(wanted);
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-                if cut {
-                    // It has to be done, not only sent.
-                    thread::sleep(Duration::from_millis(100));
-                    wires.cuts.fetch_add(1, Ordering::SeqCst);
-                    break;
-                }
-            }
-            let _ = from.shutdown(Shutdown::Both);
-            let _ = to.shutdown(Shutdown::Both);
-        });
-        let (mut from, mut to) = (server, client);
-        thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 16];
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                let muted = muted.lock().unwrap();
-                if *muted || to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
-            let _ = to.shutdown(Shutdown::Both);
-        });
     }
 }

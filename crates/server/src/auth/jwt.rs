@@ -46,7 +46,9 @@ pub enum TokenError {
     #[error("this server has no key for its algorithm and key id (alg, kid)")]
     NoKey,
     /// No key that fits verifies it.
-    #[error("its signature does not fit the key")]
+    #[error(
+        "its signature is by no key that this server has: it was signed with another secret. `tidings token` signs with that of its data directory (--data-dir) or configuration, which has to be the server's"
+    )]
     Signature,
     /// The second part is not an object of claims, each once.
     #[error("its claims are not a JSON object with each name once")]

@@ -1,5 +1,6 @@
 //! The body of a request: what it is said to be, read within its limits of size and time.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +15,28 @@ use crate::Problem;
 /// 413 `too_large`.
 pub(super) fn too_large(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
+}
+
+/// The same of a limit that a setting says: `detail` has its value, and whoever may change it is told its name.
+pub(super) fn too_large_for(setting: &'static str, detail: &dyn fmt::Display) -> Problem {
+    too_large(format!("{detail} ({setting} in the server's configuration)"))
+}
+
+/// How many bytes a body may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) bytes: usize,
+    /// The setting that says so, if one does.
+    pub(super) setting: Option<&'static str>,
+}
+
+impl Limit {
+    fn exceeded(self, detail: String) -> Problem {
+        match self.setting {
+            Some(setting) => too_large_for(setting, &detail),
+            None => too_large(detail),
+        }
+    }
 }
 
 /// 400 `bad_json`.
@@ -68,11 +91,11 @@ fn is_utf8(parameters: &str) -> bool {
     })
 }
 
-/// Reads a whole body that has to be JSON, as [`whole`] does.
+/// Reads a whole body that has to be JSON and has at most so many bytes, as [`whole`] does.
 pub(super) async fn json(
     headers: &HeaderMap,
     body: Body,
-    limit: usize,
+    bytes: usize,
     idle: Duration,
 ) -> Result<Bytes, Problem> {
     let said = MediaType::of(headers)?;
@@ -82,35 +105,36 @@ pub(super) async fn json(
     if !said.is_json() {
         return Err(unsupported("this is read as JSON: send it as application/json"));
     }
+    let limit = Limit { bytes, setting: None };
     check_length(headers, limit)?;
     whole(body, limit, idle).await
 }
 
 /// Refuses a body whose length says that it is too large, before any of it is read: who sent
 /// `Expect: 100-continue` is never told to go on.
-pub(super) fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), Problem> {
+pub(super) fn check_length(headers: &HeaderMap, limit: Limit) -> Result<(), Problem> {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > u64::try_from(limit).unwrap_or(u64::MAX) => {
-            Err(too_large(format!("a body may have {limit} bytes, this one has {length}")))
+        Some(length) if length > u64::try_from(limit.bytes).unwrap_or(u64::MAX) => {
+            Err(limit.exceeded(format!("a body may have {} bytes, this one has {length}", limit.bytes)))
         }
         _ => Ok(()),
     }
 }
 
-/// Reads a whole body of at most `limit` bytes, of which a next piece comes within `idle`.
-pub(super) async fn whole(body: Body, limit: usize, idle: Duration) -> Result<Bytes, Problem> {
+/// Reads a whole body within a limit, of which a next piece comes within `idle`.
+pub(super) async fn whole(body: Body, limit: Limit, idle: Duration) -> Result<Bytes, Problem> {
     let mut pieces = Pieces { body, idle };
     let Some(first) = pieces.next().await? else { return Ok(Bytes::new()) };
     // Nearly every body is one piece, which is not copied.
     let mut rest = match pieces.next().await? {
-        None if first.len() <= limit => return Ok(first),
+        None if first.len() <= limit.bytes => return Ok(first),
         rest => rest,
     };
     let mut whole = BytesMut::from(first);
     loop {
-        if whole.len() + rest.as_ref().map_or(0, Bytes::len) > limit {
-            return Err(too_large(format!("a body may have {limit} bytes")));
+        if whole.len() + rest.as_ref().map_or(0, Bytes::len) > limit.bytes {
+            return Err(limit.exceeded(format!("a body may have {} bytes", limit.bytes)));
         }
         let Some(piece) = rest else { return Ok(whole.freeze()) };
         whole.extend_from_slice(&piece);

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use super::{authorise, not_published, once, put_published};
 use crate::auth::{Identity, invalid_token};
-use crate::http::body::{Pieces, too_large};
+use crate::http::body::{Pieces, too_large_for};
 use crate::http::log::unavailable;
 use crate::{App, Problem};
 
@@ -196,7 +196,8 @@ impl Lines {
         let number = self.number;
         if mem::take(&mut self.oversize) {
             let limit = self.app.config.limits.body;
-            return self.refuse(too_large(format!("line {number}: a line may have {limit} bytes"))).await;
+            let detail = format!("line {number}: a line may have {limit} bytes");
+            return self.refuse(too_large_for("limits.body", &detail)).await;
         }
         if line.trim_ascii().is_empty() {
             return true;

@@ -11,7 +11,7 @@ use tidings_hub::{PublishError, Published, Timestamp};
 use tidings_wire::publication::{self, BadEvent, Draft, IdempotencyKey, Keyed, Publication, Rules};
 use tidings_wire::{Data, Event};
 
-use super::body::{MediaType, unsupported};
+use super::body::{Limit, MediaType, unsupported};
 use super::{Call, answer, body, log};
 use crate::auth::Identity;
 use crate::route::is_lines;
@@ -40,8 +40,8 @@ pub(super) async fn publish(call: Call, body: Body) -> Result<Response<Body>, Pr
     let form = form(headers, draft.is_some())?;
     let idle = config.timeouts.body;
     let limit = match form {
-        Form::Data => config.limits.data,
-        Form::Json => config.limits.body,
+        Form::Data => Limit { bytes: config.limits.data, setting: Some("limits.data") },
+        Form::Json => Limit { bytes: config.limits.body, setting: Some("limits.body") },
         Form::Lines if receivers => {
             return Err(Problem::bad_request("\"receivers\" can't be asked of NDJSON"));
         }
@@ -122,7 +122,8 @@ impl From<BadEvent> for Problem {
         let detail = bad.to_string();
         match bad.cause() {
             BadEvent::Json(_) | BadEvent::JsonOfLine(_) => body::bad_json(detail),
-            BadEvent::DataTooLarge { .. } | BadEvent::TooMany { .. } => body::too_large(detail),
+            BadEvent::DataTooLarge { .. } => body::too_large_for("limits.data", &detail),
+            BadEvent::TooMany { .. } => body::too_large(detail),
             _ => Problem::bad_request(detail),
         }
     }
@@ -221,7 +222,7 @@ pub(crate) fn read_publication(body: &[u8], config: &ServerConfig) -> Option<imp
 /// Why nothing was published, or nobody knows.
 fn not_published(error: &PublishError) -> Problem {
     match error {
-        PublishError::TooLarge { .. } => body::too_large(error.to_string()),
+        PublishError::TooLarge { .. } => body::too_large_for("limits.data", error),
         PublishError::Closed => log::unavailable("not_stored", "Not stored", error.to_string()),
         PublishError::Log(error) => log::not_stored(error),
     }

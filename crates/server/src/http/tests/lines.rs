@@ -141,6 +141,8 @@ async fn a_line_that_is_too_long_is_skipped() {
     duplex.write("\n{\"channel\":\"a\",\"data\":1}\n").await;
     let line = duplex.line().await.unwrap();
     assert_eq!(line["status"], 413, "{line}");
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("100 bytes") && detail.contains("limits.body"), "{detail}");
     assert!(duplex.line().await.unwrap()["id"].is_string());
 }
 

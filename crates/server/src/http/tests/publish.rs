@@ -10,7 +10,7 @@ use serde_json::json;
 use tidings_hub::Delivery;
 use tower::ServiceExt;
 
-use super::{Server, request};
+use super::{Answer, Server, request};
 use crate::{LimitsConfig, ServerConfig};
 
 #[tokio::test]
@@ -213,11 +213,23 @@ async fn a_body_without_a_length_is_read_up_to_the_limit() {
     let server = Server::with(ServerConfig { limits, ..ServerConfig::default() });
     let pieces = |count: usize| Body::new(Pieces(vec![Bytes::from(vec![b'x'; 100]); count]));
     server.post("/publish?channel=a", "text/plain", pieces(5)).await.ok();
-    server.post("/publish?channel=a", "text/plain", pieces(6)).await.problem(413);
+    let too_large = |answer: Answer, limit: &str, setting: &str| {
+        let problem = answer.problem(413);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(limit) && detail.contains(setting), "{detail}");
+    };
+    let data = server.post("/publish?channel=a", "text/plain", pieces(6)).await;
+    too_large(data, "500 bytes", "limits.data");
+    let data = server.post("/publish?channel=a", "text/plain", "x".repeat(501)).await;
+    too_large(data, "500 bytes", "limits.data");
     server.post("/publish", "application/json", pieces(10)).await.problem(400);
-    server.post("/publish", "application/json", pieces(11)).await.problem(413);
+    let body = server.post("/publish", "application/json", pieces(11)).await;
+    too_large(body, "1000 bytes", "limits.body");
+    let body = server.post("/publish", "application/json", "x".repeat(1001)).await;
+    too_large(body, "1000 bytes", "limits.body");
     let long = format!(r#"{{"channel":"a","data":"{}"}}"#, "x".repeat(501));
-    server.post("/publish", "application/json", long).await.problem(413);
+    let data = server.post("/publish", "application/json", long).await;
+    too_large(data, "500 bytes", "limits.data");
 }
 
 /// A body of several pieces, the last one first.
