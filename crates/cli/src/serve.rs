@@ -166,13 +166,18 @@ async fn open_hub(
 }
 
 fn open_redis(redis: RedisConfig, retention: Retention, cursor_key: [u8; 16]) -> Result<RedisLog> {
+    let authority = authority(&redis)?;
     let url = redis.url.context("it is not said where Redis is")?.log;
+    let config = RedisLogConfig { url, authority, name: redis.name, ack: redis.ack, retention, cursor_key };
+    Ok(RedisLog::open(config)?)
+}
+
+/// The certificate of who has signed that of Redis.
+fn authority(redis: &RedisConfig) -> Result<Option<Vec<u8>>> {
     let read = |path: &PathBuf| {
         std::fs::read(path).with_context(|| format!("redis.authority: {} can't be read", path.display()))
     };
-    let authority = redis.authority.as_ref().map(read).transpose()?;
-    let config = RedisLogConfig { url, authority, name: redis.name, ack: redis.ack, retention, cursor_key };
-    Ok(RedisLog::open(config)?)
+    redis.authority.as_ref().map(read).transpose()
 }
 
 /// Reads from Redis, if that is configured.
@@ -183,6 +188,7 @@ fn start_ingest(config: &Config, hub: &Hub) -> Result<Option<Ingest>> {
         streams: config.redis.ingest_streams.clone(),
         rules: Rules { user_id: true, ..config.server.publication() },
         message: config.server.limits.body,
+        authority: authority(&config.redis)?,
         ..IngestConfig::new(url.clone())
     };
     Ok(Some(Ingest::start(hub, &ingest)?))

@@ -273,18 +273,21 @@ fn what_is_said_in_a_redis_with_tls_is_read_if_it_can_prove_who_it_is() {
     let certificates = Certificates::make();
     let (redis, url) = Redis::start_with_tls(&certificates);
     let authority = certificates.authority();
-    let system = [("SSL_CERT_FILE", authority.to_str().unwrap()), ("TIDINGS_REDIS__INGEST_STREAMS", "jobs")];
+    let authority = authority.to_str().unwrap();
     let arguments = ["--dev", "--log", "memory", "--redis", &url];
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start_with(dir.path(), &arguments, &system);
-    redis.wait_for_subscriber("user:events");
-    redis.publish(r#"{"channel":"orders/7","data":"published"}"#);
     redis.run(&["XADD", "jobs", "*", "channel", "orders/8", "data", "added"]);
-    for (channel, said) in [("orders/7", "orders/7  published"), ("orders/8", "orders/8  added")] {
-        let first = [channel, "--last-event-id", "earliest", "--only", "--count", "1"];
-        assert_eq!(stdout_of(server.client("subscribe").args(first)), said);
+    for trusted in ["SSL_CERT_FILE", "TIDINGS_REDIS__AUTHORITY"] {
+        let system = [(trusted, authority), ("TIDINGS_REDIS__INGEST_STREAMS", "jobs")];
+        let server = Server::start_with(dir.path(), &arguments, &system);
+        redis.wait_for_subscriber("user:events");
+        redis.publish(r#"{"channel":"orders/7","data":"published"}"#);
+        for (channel, said) in [("orders/7", "orders/7  published"), ("orders/8", "orders/8  added")] {
+            let first = [channel, "--last-event-id", "earliest", "--only", "--count", "1"];
+            assert_eq!(stdout_of(server.client("subscribe").args(first)), said, "{trusted}");
+        }
+        server.stop();
     }
-    server.stop();
     // Of an authority that the system does not know.
     let server = Server::start(dir.path(), &arguments);
     server.running.wait_for("not read; trying again");

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisResult, TlsMode};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+};
 
 /// The port of Sentinel.
 const SENTINEL_PORT: u16 = 26_379;
@@ -21,7 +23,7 @@ pub struct RedisUrl {
 #[derive(Clone)]
 enum Way {
     Direct(Client),
-    Sentinel { sentinels: Vec<ConnectionAddr>, service: String, node: SentinelNodeConnectionInfo },
+    Sentinel { sentinels: Vec<ConnectionAddr>, service: String, settings: RedisConnectionInfo, tls: bool },
 }
 
 /// Why an address of Redis is refused.
@@ -86,22 +88,45 @@ impl RedisUrl {
         };
         let Way::Direct(client) = server.way else { return None };
         let settings = client.get_connection_info().redis_settings().clone();
-        let mut node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings);
-        if scheme == "rediss" {
-            node = node.set_tls_mode(TlsMode::Secure);
-        }
         let mut shown = server.shown.trim_end_matches('?').replacen("://", "+sentinel://", 1);
         shown = shown.replacen("server/", &format!("{hosts}/{service}/"), 1);
-        let way = Way::Sentinel { sentinels, service: service.to_owned(), node };
+        let tls = scheme == "rediss";
+        let way = Way::Sentinel { sentinels, service: service.to_owned(), settings, tls };
         Some(Ok(RedisUrl { way, text: text.to_owned(), shown: shown.trim_end_matches('/').to_owned() }))
     }
 
-    /// A client of the server that is the primary now.
-    pub(crate) async fn client(&self) -> RedisResult<Client> {
-        match &self.way {
-            Way::Direct(client) => Ok(client.clone()),
-            Way::Sentinel { sentinels, service, node } => {
-                Sentinel::build(sentinels.clone())?.async_master_for(service, Some(node)).await
+    /// A client of the server that is the primary now. `authority`: the certificate, in PEM, of who has signed that of
+    /// Redis; without it those of the system count.
+    pub(crate) async fn client(&self, authority: Option<&[u8]>) -> RedisResult<Client> {
+        let certificates =
+            authority.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.to_owned()) });
+        match (&self.way, certificates) {
+            (Way::Direct(client), None) => Ok(client.clone()),
+            (Way::Direct(client), Some(certificates)) => {
+                let info = client.get_connection_info();
+                match info.addr() {
+                    ConnectionAddr::TcpTls { .. } => Client::build_with_tls(info.clone(), certificates),
+                    _ => Ok(client.clone()),
+                }
+            }
+            (Way::Sentinel { sentinels, service, settings, tls }, certificates) => {
+                let server = SentinelServerType::Master;
+                let mut by = SentinelClientBuilder::new(sentinels.clone(), service.clone(), server)?
+                    .set_client_to_redis_db(settings.db())
+                    .set_client_to_redis_protocol(settings.protocol());
+                if let Some(user) = settings.username() {
+                    by = by.set_client_to_redis_username(user);
+                }
+                if let Some(password) = settings.password() {
+                    by = by.set_client_to_redis_password(password);
+                }
+                if *tls {
+                    by = by.set_client_to_redis_tls_mode(TlsMode::Secure);
+                    if let Some(certificates) = certificates {
+                        by = by.set_client_to_redis_certificates(certificates);
+                    }
+                }
+                by.build()?.async_get_client().await
             }
         }
     }

@@ -13,6 +13,8 @@ use crate::RedisUrl;
 pub struct IngestConfig {
     /// Where Redis is.
     pub redis: RedisUrl,
+    /// For TLS: the certificate of the authority that Redis's is signed by, in PEM; without it those of the system count.
+    pub authority: Option<Vec<u8>>,
     /// The channels of Pub/Sub that are followed.
     pub topics: Vec<Topic>,
     /// The streams that are read.
@@ -35,6 +37,7 @@ impl IngestConfig {
     pub fn new(redis: RedisUrl) -> IngestConfig {
         IngestConfig {
             redis,
+            authority: None,
             topics: Vec::new(),
             streams: Vec::new(),
             rules: Rules { user_id: true, ..Rules::default() },

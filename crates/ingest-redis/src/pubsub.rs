@@ -68,7 +68,8 @@ impl Source for PubSub {
 }
 
 async fn subscribe(config: &IngestConfig) -> RedisResult<(PubSubSink, PubSubStream)> {
-    let (mut sink, stream) = config.redis.client().await?.get_async_pubsub().await?.split();
+    let (mut sink, stream) =
+        config.redis.client(config.authority.as_deref()).await?.get_async_pubsub().await?.split();
     let (channels, patterns) = topics(config);
     if !channels.is_empty() {
         sink.subscribe(&channels).await?;

@@ -122,7 +122,12 @@ impl Stream {
 async fn connect(config: &IngestConfig) -> RedisResult<MultiplexedConnection> {
     let timeouts =
         AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
-    config.redis.client().await?.get_multiplexed_async_connection_with_config(&timeouts).await
+    config
+        .redis
+        .client(config.authority.as_deref())
+        .await?
+        .get_multiplexed_async_connection_with_config(&timeouts)
+        .await
 }
 
 /// An entry of a stream.

@@ -66,11 +66,7 @@ pub(super) fn read(mut section: Section<'_>, log: Option<Origin>) -> RedisConfig
         url,
     };
     // A default, as `tidings check` prints it, is no wish.
-    let of_log = [
-        ("name", config.name != usual_name),
-        ("ack", config.ack != Ack::Master),
-        ("authority", config.authority.is_some()),
-    ];
+    let of_log = [("name", config.name != usual_name), ("ack", config.ack != Ack::Master)];
     let of_ingest =
         [("ingest", config.ingest != usual_topics), ("ingest_streams", !config.ingest_streams.is_empty())];
     let wished = |wishes: &[(&'static str, bool)]| wishes.iter().find(|(_, is)| *is).map(|(name, _)| *name);
@@ -89,6 +85,10 @@ pub(super) fn read(mut section: Section<'_>, log: Option<Origin>) -> RedisConfig
     {
         let what = format!("redis.{name} says what is read, but not from where: set redis.url");
         section.mistake(section.origin_of(name), what);
+    }
+    if config.authority.is_some() && !has_url {
+        let what = "redis.authority says whose word counts for Redis, but not where that is: set redis.url";
+        section.mistake(section.origin_of("authority"), what.to_owned());
     }
     section.finish();
     config

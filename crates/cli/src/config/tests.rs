@@ -385,6 +385,8 @@ fn a_log_on_redis_has_to_be_found() {
         found,
         ["tidings.toml:3: redis.ack is about the log, which is not in Redis: set log = \"redis\""]
     );
+    let found = mistakes(sources("[redis]\nauthority = \"ca.pem\"\n", &[]));
+    assert!(found[0].starts_with("tidings.toml:2: redis.authority says"), "{found:?}");
     let sentinels = "log = \"redis\"\n[redis]\nurl = \"redis+sentinel://:canary@a,b/main\"\n";
     let found = config(&format!("{sentinels}ack = \"wait 2\"\nname = \"shop\"\nauthority = \"ca.pem\"\n"));
     let url = found.redis.url.as_ref().unwrap();
