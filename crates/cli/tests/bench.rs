@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{PATIENCE, Running, run, stderr, stdout_of, tidings};
+use harness::{PATIENCE, Running, Server, run, stderr, stdout_of, tidings};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -40,6 +40,32 @@ fn a_short_run_measures_and_checks_this_server() {
     }
     assert!(svg.join("load.latency-over-load.svg").exists());
     assert!(std::fs::read_to_string(document).unwrap().contains("](plots/load.latency-over-load.svg)"));
+}
+
+#[test]
+fn a_server_that_asks_for_a_token_is_measured_with_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server =
+        Server::start_with(dir.path(), &["--log", "memory"], &[("TIDINGS_LIMITS__PER_USER", "1000")]);
+    let token = server.token(&["--sub", "bench", "--subscribe", "**", "--publish", "**", "--admin"]);
+    let mut measure = tidings();
+    measure.args([
+        "bench",
+        "--url",
+        &format!("http://{}", server.address()),
+        "--seconds",
+        "1",
+        "--json",
+        "-",
+    ]);
+    for scenario in ["publish", "batches", "tokens", "latency-1"] {
+        measure.args(["--scenario", scenario]);
+    }
+    let results: Value = serde_json::from_str(&stdout_of(measure.env("TIDINGS_TOKEN", token))).unwrap();
+    for run in results["runs"].as_array().unwrap() {
+        assert_eq!(run["failed"], Value::Null, "{run}");
+    }
+    server.stop();
 }
 
 #[test]

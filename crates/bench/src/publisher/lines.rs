@@ -26,10 +26,11 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(requests: &Requests<'_>, channels: u32) -> Result<Lines, BenchError> {
         let system = || BenchError::system("a publisher's socket can't be used");
-        let head = format!(
-            "POST {}/publish HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n",
-            requests.base, requests.host
-        );
+        let mut head = format!("POST {}/publish HTTP/1.1\r\nHost: {}\r\n", requests.base, requests.host);
+        for (name, value) in requests.rights() {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
         let mut poll = Poll::new().map_err(system())?;
         let mut sockets = Vec::new();
         let mut reading = Vec::new();

@@ -60,8 +60,17 @@ impl<'a> Requests<'a> {
             put_json(stamp, size, &mut body);
         }
         body.push(b']');
-        let headers = [("Content-Type", "application/json".to_owned())];
-        self.put_request("POST", "/publish", headers.into_iter(), &body, out);
+        let headers = self.rights().chain([("Content-Type", "application/json".to_owned())]);
+        self.put_request("POST", "/publish", headers, &body, out);
+    }
+
+    /// The headers that say who publishes: all but what the body of one event is.
+    pub(super) fn rights(&self) -> impl Iterator<Item = (&str, String)> {
+        let values = Values { ports: self.ports, ..Values::default() };
+        let headers = self.target.publish.headers.iter();
+        headers
+            .filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Type"))
+            .map(move |(name, value)| (&name[..], value.fill(&values)))
     }
 
     fn put_request<'h>(
@@ -85,12 +94,11 @@ impl<'a> Requests<'a> {
     pub(crate) fn get(&self, path: &str) -> Option<Vec<u8>> {
         let mut socket = self.connect().ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        write!(
-            socket,
-            "GET {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.base, self.host
-        )
-        .ok()?;
+        let mut head = format!("GET {}{path} HTTP/1.1\r\nHost: {}\r\n", self.base, self.host);
+        for (name, value) in self.rights() {
+            head += &format!("{name}: {value}\r\n");
+        }
+        write!(socket, "{head}Connection: close\r\n\r\n").ok()?;
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).ok()?;
         let answer = answer::parse(&bytes).ok()??;
