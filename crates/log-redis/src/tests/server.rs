@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -138,6 +138,8 @@ struct Wires {
     cut_after: Mutex<Option<Vec<u8>>>,
     cuts: AtomicUsize,
     closed: AtomicBool,
+    /// The server that new connections lead to.
+    to: AtomicU16,
 }
 
 impl Proxy {
@@ -145,10 +147,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Wires::default());
-        let (wires, to) = (shared.clone(), server.port);
+        let wires = shared.clone();
+        wires.to.store(server.port, Ordering::SeqCst);
         // Ends with the test's process.
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                let to = wires.to.load(Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 if wires.closed.load(Ordering::SeqCst) {
                     continue;
@@ -166,6 +170,11 @@ impl Proxy {
     /// The next time that a client sends this, it is handed on, done, and the connection is cut before the answer comes.
     pub(super) fn cut_after(&self, word: &[u8]) {
         *self.shared.cut_after.lock().unwrap() = Some(word.to_vec());
+    }
+
+    /// New connections lead to another server. Those that are there stay as they are.
+    pub(super) fn lead_to(&self, server: &Server) {
+        self.shared.to.store(server.port, Ordering::SeqCst);
     }
 
     /// Cuts all connections.

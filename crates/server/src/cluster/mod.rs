@@ -2,9 +2,10 @@
 //!
 //! A node tells all others, a few times a second, what changed of its users and of the channels that they watch
 //! ([`round`](Cluster::round)); each telling has a number, so that who missed one knows it, and asks for everything. A
-//! node that is not heard of for [`LEASE`] is gone. Questions ([`ask`](Cluster::ask)) go to one node or to all, and are
+//! node that is not heard of for [`LEASE`] is gone. Who doesn't hear itself ([`Echo`]) hears nobody. Questions ([`ask`](Cluster::ask)) go to one node or to all, and are
 //! answered or not within [`PATIENCE`].
 
+mod echo;
 mod reach;
 mod words;
 
@@ -12,13 +13,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_hub::{Bus, NodeId, Timestamp};
 use tidings_wire::ConnectionId;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use self::echo::Echo;
 use self::words::{Answer, Question, Said, Words};
 use crate::App;
 use crate::presence::Doorkeeper;
@@ -43,6 +45,7 @@ pub(crate) struct Cluster {
     bus: Arc<dyn Bus>,
     app: Weak<App>,
     runtime: Handle,
+    echo: Mutex<Echo>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Nodes that are to be told everything.
     askers: Mutex<Vec<NodeId>>,
@@ -81,6 +84,7 @@ impl Cluster {
             bus,
             app: Arc::downgrade(app),
             runtime: Handle::current(),
+            echo: Mutex::new(Echo::new(Instant::now())),
             peers: Mutex::default(),
             askers: Mutex::default(),
             calls: Mutex::default(),
@@ -136,6 +140,9 @@ impl Cluster {
         if telling.beat.is_none_or(|beat| now >= beat.plus(BEAT) || now < beat) {
             telling.beat = Some(now);
             self.say(None, Said::Beat { number: telling.told });
+        }
+        if self.lock_echo().renews(Instant::now()) {
+            self.bus.renew();
         }
         self.lock_peers().retain(|_, peer| peer.until > now);
     }
@@ -203,6 +210,7 @@ impl Cluster {
         };
         let from = NodeId::new(words.from);
         if from == self.node {
+            self.lock_echo().heard(Instant::now());
             return;
         }
         let now = Timestamp::now();
@@ -304,6 +312,10 @@ impl Cluster {
 
     fn workers<T>(&self, with: impl FnOnce(&WorkersHandle) -> T) -> Option<T> {
         self.app.upgrade()?.workers().map(with)
+    }
+
+    fn lock_echo(&self) -> MutexGuard<'_, Echo> {
+        self.echo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
