@@ -7,13 +7,16 @@
 //!
 //! To a listener, a server that is gone without a word looks like one on which nothing is said. So that the node, which
 //! hears its own words, says when it doesn't ([`Bus::renew`]): then both connect anew.
+//!
+//! A replica takes words too, and hands them only to those who listen to it, while it hands on what its master is told.
+//! So who speaks looks, every now and then, whether it still speaks to a master.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Connection;
 use tidings_hub::{Bus, Ear, NodeId};
@@ -27,7 +30,7 @@ use crate::write::AGAIN;
 const WAITING: usize = 32 << 20;
 /// How many words are sent together.
 const TOGETHER: usize = 100;
-/// How often a thread looks whether the bus is still there.
+/// How often a thread looks whether the bus is still there, and a master.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long an answer may take before the connection is given up.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -106,14 +109,15 @@ impl Inner {
     }
 
     fn topic(&self, to: Option<NodeId>) -> String {
+        let all = format!("{}bus", self.keys.prefix());
         match to {
-            None => format!("{}bus", self.keys.prefix()),
-            Some(node) => format!("{}bus:{:010x}", self.keys.prefix(), node.get()),
+            None => all,
+            Some(node) => format!("{all}:{:010x}", node.get()),
         }
     }
 
     fn send(&self) {
-        let mut connection: Option<Connection> = None;
+        let mut connection = None;
         let mut trouble = Told::default();
         let mut renewed = 0;
         loop {
@@ -146,21 +150,43 @@ impl Inner {
         }
     }
 
-    fn publish(&self, kept: &mut Option<Connection>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
-        let connection = match kept {
-            Some(connection) => connection,
+    fn publish(&self, kept: &mut Option<Speaker>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
+        let speaker = match kept {
+            Some(speaker) => speaker,
             None => {
                 let connection = self.connector.connect(None)?;
                 connection.set_read_timeout(Some(ANSWER))?;
                 connection.set_write_timeout(Some(ANSWER))?;
-                kept.insert(connection)
+                kept.insert(Speaker { connection, looked: Instant::now() })
             }
         };
         let mut pipe = redis::pipe();
         for (to, words) in words {
             pipe.cmd("PUBLISH").arg(self.topic(*to)).arg(words.as_slice()).ignore();
         }
-        Ok(pipe.exec(connection)?)
+        if speaker.looked.elapsed() < LOOK {
+            return Ok(pipe.exec(&mut speaker.connection)?);
+        }
+        pipe.cmd("INFO").arg("replication").arg("cluster");
+        let (info,): (String,) = pipe.query(&mut speaker.connection)?;
+        speaker.looked = Instant::now();
+        hands_on(&info)
+    }
+}
+
+/// Who speaks.
+struct Speaker {
+    connection: Connection,
+    /// When it was found to be a master that is spoken to.
+    looked: Instant,
+}
+
+/// Whether what is said to a server is heard by who listens to another one: in a cluster always.
+fn hands_on(info: &str) -> Result<()> {
+    let is = |line: &str| info.lines().any(|other| other.trim_end() == line);
+    match is("role:master") || is("cluster_enabled:1") {
+        true => Ok(()),
+        false => Err(Trouble::Refused("this Redis is a replica now".to_owned())),
     }
 }
 

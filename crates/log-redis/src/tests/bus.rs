@@ -115,3 +115,23 @@ fn nodes_hear_each_other_on_the_new_master_when_the_old_one_is_frozen() {
     first.signal("CONT");
     all_hear(lines, heard, "at last");
 }
+
+/// A master that becomes a replica closes no connection. What is said to it then is heard only by who listens to it.
+#[test]
+fn nobody_speaks_to_a_server_that_is_a_replica_now() {
+    let first = Server::start(&[]);
+    let proxy = Proxy::before(&first);
+    let there = RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&first, "hub") };
+    let one = RedisLog::open(there).unwrap().bus();
+    let heard = join(&one, 1);
+    reached(&one, 1, &heard, "before");
+    let second = Server::start(&[]);
+    let port = second.port.to_string();
+    let _: String = first.arguments(&["REPLICAOF", "127.0.0.1", &port]);
+    until("the replica", || second.command::<String>("INFO replication").contains("state=online"));
+    proxy.lead_to(&second);
+    let two = open(&second).bus();
+    let words = join(&two, 2);
+    reached(&two, 2, &words, "it listens");
+    reached(&one, 2, &words, "after");
+}
