@@ -1,6 +1,7 @@
 //! How the nodes of a hub speak to each other: Redis's Pub/Sub.
 //!
-//! - `tidings:{NAME}:bus`, what is said to all nodes; `tidings:{NAME}:bus:NODE`, what is said to one.
+//! - `tidings:{NAME}:bus:DATABASE`, what is said to all nodes; `tidings:{NAME}:bus:DATABASE:NODE`, what is said to one.
+//!   Pub/Sub knows no databases, and the hubs in two of them may have one name.
 //!
 //! Two threads: one publishes, in the order in which words are said; one listens. While Redis is away words are lost, as
 //! the contract of [`Bus`] allows: nodes then ask each other anew. The first failure of an outage is logged.
@@ -109,7 +110,7 @@ impl Inner {
     }
 
     fn topic(&self, to: Option<NodeId>) -> String {
-        let all = format!("{}bus", self.keys.prefix());
+        let all = format!("{}bus:{}", self.keys.prefix(), self.connector.url.database());
         match to {
             None => all,
             Some(node) => format!("{all}:{:010x}", node.get()),

@@ -80,6 +80,15 @@ impl FromStr for RedisUrl {
     }
 }
 
+impl RedisUrl {
+    /// The number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        match &self.at {
+            Place::Server(server) | Place::Sentinels { server, .. } => server.redis_settings().db(),
+        }
+    }
+}
+
 fn info(url: &str) -> Result<ConnectionInfo, BadUrl> {
     // The library's own words may repeat what was typed, a password included.
     let bad = |_| BadUrl("host, port, user, password or database can't be read".to_owned());

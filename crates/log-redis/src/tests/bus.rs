@@ -135,3 +135,30 @@ fn nobody_speaks_to_a_server_that_is_a_replica_now() {
     reached(&two, 2, &words, "it listens");
     reached(&one, 2, &words, "after");
 }
+
+/// Pub/Sub has no databases.
+#[test]
+fn hubs_in_two_databases_hear_nothing_of_each_other() {
+    let server = Server::start(&[]);
+    let rights = "on >pw resetchannels &tidings:{hub}:bus* ~tidings:{hub}:* +publish +subscribe +unsubscribe +@read +@write +@scripting +@connection +info +time +wait +config|get";
+    let words: Vec<&str> = ["ACL", "SETUSER", "tidings"].into_iter().chain(rights.split(' ')).collect();
+    let _: String = server.arguments(&words);
+    let lines = [1, 2].map(|database| {
+        let url = format!("redis://tidings:pw@127.0.0.1:{}/{database}", server.port);
+        let there = RedisLogConfig { url: url.parse().unwrap(), ..config(&server, "hub") };
+        RedisLog::open(there).unwrap().bus()
+    });
+    let heard = lines.each_ref().map(|line| join(line, 1));
+    for (line, heard) in lines.iter().zip(&heard) {
+        reached(line, 1, heard, "it listens");
+    }
+    let call = |number: usize| {
+        lines[number].say(None, b"to all of this one".to_vec());
+        lines[number].say(Some(NodeId::new(1)), b"to one of this one".to_vec());
+        assert_eq!(heard[number].recv_timeout(PATIENCE).unwrap(), "to all of this one");
+        assert_eq!(heard[number].recv_timeout(PATIENCE).unwrap(), "to one of this one");
+    };
+    call(0);
+    call(1);
+    assert_eq!(heard[0].recv_timeout(Duration::from_millis(200)).ok(), None);
+}
