@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// How long it takes for silence that it hears nothing of itself, which it should with each beat. Shorter than a lease:
 /// before anybody else is given up, it is known whose silence it is.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How long it has to hear itself until it knows who else is there: each of them has said so by then.
+const SETTLED: Duration = Duration::from_millis(1500);
 
 /// How a node hears itself.
 #[derive(Debug)]
@@ -56,6 +58,12 @@ impl Echo {
     pub(super) fn is_deaf(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.heard) >= SILENCE
     }
+
+    /// Whether it knows who else is there.
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        let settled = |since| now.saturating_duration_since(since) >= SETTLED;
+        !self.is_deaf(now) && self.since.is_some_and(settled)
+    }
 }
 
 #[cfg(test)]
@@ -75,5 +83,19 @@ mod tests {
         assert!(!echo.is_deaf(at(14)));
         assert!(echo.is_deaf(at(15)) && echo.renews(at(15)));
         assert!(echo.heard(at(16)), "after a break");
+    }
+
+    #[test]
+    fn who_has_just_begun_to_hear_does_not_know_who_is_there() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut echo = Echo::new(start);
+        assert!(!echo.is_settled(at(2)), "it has heard nothing");
+        echo.heard(at(2));
+        assert!(!echo.is_settled(at(3)));
+        echo.heard(at(3));
+        assert!(echo.is_settled(at(4)) && !echo.is_settled(at(6)));
+        echo.heard(at(7));
+        assert!(!echo.is_settled(at(8)) && echo.is_settled(at(9)));
     }
 }

@@ -32,6 +32,8 @@ const LEASE: Duration = Duration::from_secs(5);
 const BEAT: Duration = Duration::from_secs(1);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a node knows who else is there, by who has to know.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a node is asked for everything at most: what it said may be on its way.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How many pieces of news are said at once.
@@ -141,10 +143,17 @@ impl Cluster {
             telling.beat = Some(now);
             self.say(None, Said::Beat { number: telling.told });
         }
-        if self.lock_echo().renews(Instant::now()) {
+        let (deaf, renews) = {
+            let (mut echo, now) = (self.lock_echo(), Instant::now());
+            (echo.is_deaf(now), echo.renews(now))
+        };
+        if renews {
             self.bus.renew();
         }
-        self.lock_peers().retain(|_, peer| peer.until > now);
+        // Who hears nobody can give up nobody.
+        if !deaf {
+            self.lock_peers().retain(|_, peer| peer.until > now);
+        }
     }
 
     /// This node is about to end: what it has is gone now, not when its lease is over.
@@ -152,12 +161,31 @@ impl Cluster {
         self.say(None, Said::Bye);
     }
 
-    /// Asks one node, or all others; returns what was answered in time, and how many didn't answer.
+    /// Whether this node knows who else is there. Who began to hear itself just now, waits for that.
+    async fn settles(&self) -> bool {
+        loop {
+            let (settled, deaf) = {
+                let (echo, now) = (self.lock_echo(), Instant::now());
+                (echo.is_settled(now), echo.is_deaf(now))
+            };
+            if settled || deaf {
+                return settled;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Asks one node, or all others; returns what was answered in time, and how many didn't answer: at least one where
+    /// it can't be known who is there.
     async fn ask(&self, node: Option<NodeId>, question: Question) -> (Vec<Answer>, usize) {
-        let mut missing: Vec<NodeId> = match node {
-            Some(node) => vec![node],
-            None => self.lock_peers().keys().copied().collect(),
+        let settled = self.settles().await;
+        let mut missing: Vec<NodeId> = {
+            let peers = self.lock_peers();
+            peers.keys().copied().filter(|peer| node.is_none_or(|node| node == *peer)).collect()
         };
+        if !settled {
+            return (Vec::new(), missing.len().max(1));
+        }
         if missing.is_empty() {
             return (Vec::new(), 0);
         }
@@ -209,11 +237,14 @@ impl Cluster {
             }
         };
         let from = NodeId::new(words.from);
+        let now = Timestamp::now();
         if from == self.node {
-            self.lock_echo().heard(Instant::now());
+            if self.lock_echo().heard(Instant::now()) {
+                // From now on they could be heard.
+                self.lock_peers().values_mut().for_each(|peer| peer.until = now.plus(LEASE));
+            }
             return;
         }
-        let now = Timestamp::now();
         if !self.workers(|workers| workers.door().knows(from)).unwrap_or_default()
             && let Some(peer) = self.lock_peers().get_mut(&from)
         {

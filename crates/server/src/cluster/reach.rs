@@ -14,7 +14,7 @@ use crate::{App, ConnectionFilter, ConnectionInfo};
 /// What one node reached.
 pub(crate) struct Reached<T> {
     pub(crate) found: T,
-    /// How many nodes did not answer in time.
+    /// How many nodes did not answer in time, at the least.
     pub(crate) missing: usize,
 }
 
@@ -40,9 +40,10 @@ impl App {
     }
 
     /// One stream, on whichever node.
-    pub(crate) async fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {
+    pub(crate) async fn connection(&self, id: ConnectionId) -> Reached<Option<ConnectionInfo>> {
         let filter = ConnectionFilter { id: Some(id), ..ConnectionFilter::default() };
-        self.connections(&filter, 1).await.found.pop()
+        let Reached { mut found, missing } = self.connections(&filter, 1).await;
+        Reached { found: found.pop(), missing }
     }
 
     /// Ends the streams that are meant, on all nodes, and lets those go who poll as this user; how many streams it were.
@@ -94,14 +95,15 @@ impl App {
         Reached { found, missing }
     }
 
-    /// Whether a stream of any node follows one of these views, or a part of one, or somebody polls it.
+    /// Whether a stream of any node follows one of these views, or a part of one, or somebody polls it; true where it can't
+    /// be known.
     pub(crate) async fn follows(&self, views: &[View]) -> bool {
         if follows_here(self, views).await {
             return true;
         }
         let question = Question::Follows(words::said_views(views));
-        let (answers, _) = self.others(&ConnectionFilter::default(), question).await;
-        answers.iter().any(|answer| matches!(answer, Answer::Yes(true)))
+        let (answers, missing) = self.others(&ConnectionFilter::default(), question).await;
+        missing > 0 || answers.iter().any(|answer| matches!(answer, Answer::Yes(true)))
     }
 
     /// How many streams a user has on other nodes.
@@ -127,7 +129,7 @@ impl App {
     async fn others(&self, filter: &ConnectionFilter, question: Question) -> (Vec<Answer>, usize) {
         let Some(cluster) = self.cluster() else { return (Vec::new(), 0) };
         let node = match filter.id.map(node_of) {
-            Some(node) if node == self.node || !cluster.knows(node) => return (Vec::new(), 0),
+            Some(node) if node == self.node => return (Vec::new(), 0),
             node => node,
         };
         cluster.ask(node, question).await
@@ -135,10 +137,6 @@ impl App {
 }
 
 impl Cluster {
-    fn knows(&self, node: NodeId) -> bool {
-        self.lock_peers().contains_key(&node)
-    }
-
     fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
         self.say(None, Said::Held { user: user.to_string(), name: name.to_string(), since: since.0 });
     }

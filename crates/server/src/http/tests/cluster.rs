@@ -123,6 +123,8 @@ pub(super) async fn acquainted(nodes: &Nodes) -> (Stream, Stream) {
             users[0]["connections"] == 1 && users[1]["connections"] == 1
         })
         .await;
+        // Until it has heard itself for a while it could be that there are more.
+        until(server, &admin, "/connections", |all| all.get("missing_nodes").is_none()).await;
     }
     (one, two)
 }
