@@ -1,7 +1,7 @@
 //! The other nodes of the hub: who they are, what they say of who is there, and questions from one to another.
 //!
-//! A node tells all others, a few times a second, what changed of its users and of the channels that they watch
-//! ([`round`](Cluster::round)); each telling has a number, so that who missed one knows it, and asks for everything. A
+//! A node tells all others, a few times a second, what changed of its users, of the channels that they watch and of the
+//! durable subscriptions that have a stream ([`round`](Cluster::round)); each telling has a number, so that who missed one knows it, and asks for everything. A
 //! node that is not heard of for [`LEASE`] is gone. Who doesn't hear itself ([`Echo`]) hears nobody. Questions ([`ask`](Cluster::ask)) go to one node or to all, and are
 //! answered or not within [`PATIENCE`].
 
@@ -49,6 +49,8 @@ pub(crate) struct Cluster {
     runtime: Handle,
     echo: Mutex<Echo>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Durable subscriptions that have a stream here, of which the others are to be told.
+    held: Mutex<Vec<words::News>>,
     /// Nodes that are to be told everything.
     askers: Mutex<Vec<NodeId>>,
     calls: Mutex<HashMap<u64, UnboundedSender<(NodeId, Answer)>>>,
@@ -88,6 +90,7 @@ impl Cluster {
             runtime: Handle::current(),
             echo: Mutex::new(Echo::new(Instant::now())),
             peers: Mutex::default(),
+            held: Mutex::default(),
             askers: Mutex::default(),
             calls: Mutex::default(),
             next_call: AtomicU64::new(0),
@@ -112,24 +115,26 @@ impl Cluster {
     /// One round of telling: what is new, everything to those who know nothing, and that this node is there. Only one
     /// thread does this, so that what it says to one node and to all is in one order.
     pub(crate) fn round(&self, door: &Doorkeeper, telling: &mut Telling, now: Timestamp) {
-        let mut news = door.news();
+        let mut news: Vec<words::News> = door.news().into_iter().map(Into::into).collect();
+        news.append(&mut self.lock_held());
         while !news.is_empty() {
             let rest = news.split_off(news.len().min(AT_ONCE));
             telling.told += 1;
-            let said = news.into_iter().map(Into::into).collect();
-            self.say(None, Said::News { number: telling.told, news: said });
+            self.say(None, Said::News { number: telling.told, news });
             // Telling news says that the node is there, too.
             telling.beat = Some(now);
             news = rest;
         }
         let askers = std::mem::take(&mut *self.lock_askers());
         if !askers.is_empty() {
-            let all = door.all_news();
+            let mut all: Vec<words::News> = door.all_news().into_iter().map(Into::into).collect();
+            let held = self.workers(WorkersHandle::held).unwrap_or_default();
+            all.extend(held.iter().map(|((user, name), since)| words::said_held(user, name, *since)));
             for asker in askers {
                 let mut parts = all.chunks(AT_ONCE).peekable();
                 let mut first = true;
                 loop {
-                    let news = parts.next().unwrap_or_default().iter().cloned().map(Into::into).collect();
+                    let news = parts.next().unwrap_or_default().to_vec();
                     let last = parts.peek().is_none();
                     self.say(Some(asker), Said::All { number: telling.told, first, last, news });
                     first = false;
@@ -271,7 +276,6 @@ impl Cluster {
                     self.renew(from, Some(number), now);
                 }
             }
-            Said::Held { user, name, since } => self.hear_held(from, &user, &name, since),
             Said::Everything => {
                 let mut askers = self.lock_askers();
                 if !askers.contains(&from) {
@@ -328,6 +332,11 @@ impl Cluster {
     fn hear_until(&self, from: NodeId, anew: bool, news: Vec<words::News>, until: Timestamp, now: Timestamp) {
         let Some(app) = self.app.upgrade() else { return };
         let Some(workers) = app.workers() else { return };
+        for news in &news {
+            if let words::News::Held { user, name, since } = news {
+                self.hear_held(workers, from, user, name, *since);
+            }
+        }
         // A name that can't be one is nobody's.
         let news = news.into_iter().filter_map(words::News::read).collect();
         let uncounted = workers.door().hear(from, anew, news, until, now);
@@ -351,6 +360,10 @@ impl Cluster {
 
     fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, Vec<words::News>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_askers(&self) -> MutexGuard<'_, Vec<NodeId>> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tidings_hub::{Census, Change, NodeId, Timestamp, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, UserId};
 
-use super::words::{self, Answer, Question, Said};
+use super::words::{self, Answer, Question};
 use super::{Cluster, node_of};
 use crate::stats_channel::StatsChannel;
-use crate::stream::Changed;
+use crate::stream::{Changed, WorkersHandle};
 use crate::{App, ConnectionFilter, ConnectionInfo};
 
 /// What one node reached.
@@ -138,19 +138,23 @@ impl App {
 
 impl Cluster {
     fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
-        self.say(None, Said::Held { user: user.to_string(), name: name.to_string(), since: since.0 });
+        self.lock_held().push(words::said_held(user, name, since));
     }
 
     /// Another node has a durable subscription. If the stream here is the later one, the other node is told of that.
-    pub(super) fn hear_held(&self, from: NodeId, user: &str, name: &str, since: u64) {
-        let (Some(app), Some((user, name))) = (self.app.upgrade(), words::read_held(user, name)) else {
-            return;
-        };
-        let Some(workers) = app.workers() else { return };
+    pub(super) fn hear_held(
+        &self,
+        workers: &WorkersHandle,
+        from: NodeId,
+        user: &str,
+        name: &str,
+        since: u64,
+    ) {
+        // A name that can't be one is nobody's.
+        let Some((user, name)) = words::read_held(user, name) else { return };
         let mine = workers.yields(user.clone(), name.clone(), Timestamp(since), from < self.node);
         if let Some(mine) = mine {
-            // An ear must not speak.
-            self.runtime.spawn(async move { app.tell_held(&user, &name, mine) });
+            self.tell_held(&user, &name, mine);
         }
     }
 }

@@ -38,12 +38,6 @@ pub(super) enum Said {
     Everything,
     /// It is gone.
     Bye,
-    /// A durable subscription has a stream here, given at that time in milliseconds: whoever has an older one ends it.
-    Held {
-        user: String,
-        name: String,
-        since: u64,
-    },
     Question {
         call: u64,
         question: Question,
@@ -54,14 +48,33 @@ pub(super) enum Said {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum News {
-    User { user: String, connections: u32, info: Option<String> },
-    Member { channel: String, user: Option<String>, connections: u32 },
-    Whole { channel: String },
-    Watch { channel: String, watched: bool },
+    User {
+        user: String,
+        connections: u32,
+        info: Option<String>,
+    },
+    Member {
+        channel: String,
+        user: Option<String>,
+        connections: u32,
+    },
+    Whole {
+        channel: String,
+    },
+    Watch {
+        channel: String,
+        watched: bool,
+    },
     Spoke,
     Leaving,
+    /// A durable subscription has a stream here, given at that time in milliseconds: whoever has an older one ends it.
+    Held {
+        user: String,
+        name: String,
+        since: u64,
+    },
 }
 
 /// What one node asks another.
@@ -153,7 +166,7 @@ impl From<tidings_hub::News> for News {
 }
 
 impl News {
-    /// None if a name in it can't be one.
+    /// None if a name in it can't be one, or it is of no user's presence.
     pub(super) fn read(self) -> Option<tidings_hub::News> {
         use tidings_hub::News as Said;
         Some(match self {
@@ -171,6 +184,7 @@ impl News {
             News::Watch { channel, watched } => Said::Watch { channel: read_channel(&channel)?, watched },
             News::Spoke => Said::Spoke,
             News::Leaving => Said::Leaving,
+            News::Held { .. } => return None,
         })
     }
 }
@@ -302,6 +316,10 @@ pub(super) fn read_change(add: &[String], remove: &[String]) -> Option<Change> {
 
 pub(super) fn read_channel(text: &str) -> Option<Channel> {
     text.parse::<Pattern>().ok()?.exact()
+}
+
+pub(super) fn said_held(user: &UserId, name: &ClientId, since: Timestamp) -> News {
+    News::Held { user: user.to_string(), name: name.to_string(), since: since.0 }
 }
 
 pub(super) fn read_held(user: &str, name: &str) -> Option<(UserId, ClientId)> {

@@ -1,7 +1,7 @@
 //! Which stream has a durable subscription: one at a time, the newest.
 //!
 //! What is kept here is of this node, like the streams themselves. Other nodes are told of each that is given
-//! ([`Holders::yields`]).
+//! ([`Holders::yields`]), and who doesn't know what there is, of all ([`Holders::all`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -60,6 +60,12 @@ impl Holders {
             before.replaced.store(true, Ordering::Release);
         }
         (Holding { held, holders: self.clone(), name }, before)
+    }
+
+    /// All that have a stream, and since when.
+    pub(crate) fn all(&self) -> Vec<((UserId, ClientId), Timestamp)> {
+        let holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.iter().map(|(name, held)| (name.clone(), held.since)).collect()
     }
 
     /// Another node gave a subscription to a stream of its own. The later one stays, of two at one time that of the

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tidings_hub::MemoryBus;
 
 use super::cluster::{Line, Nodes, acquainted, log, node, post, until};
+use super::connections::Stream;
 use super::token;
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until something is so.
 async fn comes(what: &str, is: impl Fn() -> bool) {
@@ -81,4 +82,25 @@ async fn a_node_alone_waits_until_it_knows_that() {
     until(&server, &admin, "/connections", |all| all["missing_nodes"] == 1).await;
     server.as_who(&admin, "DELETE", "/connections?user=ann").await.problem(503);
     server.app.begin_drain();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_missed_that_a_subscription_has_a_newer_stream_is_told_of_it() {
+    let nodes = Nodes::with(false).await;
+    let _streams = acquainted(&nodes).await;
+    let admin = token(None, true);
+    let target = format!("channel=room&subscription=phone&token={}", token(Some("cid"), false));
+    let mut older = Stream::open(nodes.one.1, &target).await;
+    nodes.cut.store(true, Ordering::SeqCst);
+    let mut newer = Stream::open(nodes.two.1, &target).await;
+    // What is said of it in the meantime is lost.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    nodes.cut.store(false, Ordering::SeqCst);
+    tokio::time::timeout(PATIENCE, older.read_until("tidings:kicked")).await.expect("it is ended");
+    until(&nodes.two.0, &admin, "/users?user=cid", |users| users[0]["connections"] == 1).await;
+    let body = r#"{"user":"cid","data":"for the newer one"}"#;
+    post(&nodes.one.0, &admin, "POST", "/publish", body).await.ok();
+    newer.read_until("for the newer one").await;
+    nodes.one.0.app.begin_drain();
+    nodes.two.0.app.begin_drain();
 }

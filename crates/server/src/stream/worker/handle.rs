@@ -200,6 +200,11 @@ impl WorkersHandle {
         }
     }
 
+    /// The durable subscriptions that have a stream here, and since when.
+    pub(crate) fn held(&self) -> Vec<((UserId, ClientId), Timestamp)> {
+        self.holders.all()
+    }
+
     /// Gives a stream to its worker.
     pub(crate) fn admit(&self, stream: NewStream, socket: std::net::TcpStream) {
         let worker = stream.about.seat.worker;
