@@ -129,7 +129,7 @@ impl Cluster {
         if !askers.is_empty() {
             let mut all: Vec<words::News> = door.all_news().into_iter().map(Into::into).collect();
             let held = self.workers(WorkersHandle::held).unwrap_or_default();
-            all.extend(held.iter().map(|((user, name), since)| words::said_held(user, name, *since)));
+            all.extend(held.iter().map(|((user, name), turn)| words::said_held(user, name, *turn)));
             for asker in askers {
                 let mut parts = all.chunks(AT_ONCE).peekable();
                 let mut first = true;
@@ -333,8 +333,8 @@ impl Cluster {
         let Some(app) = self.app.upgrade() else { return };
         let Some(workers) = app.workers() else { return };
         for news in &news {
-            if let words::News::Held { user, name, since } = news {
-                self.hear_held(workers, from, user, name, *since);
+            if let words::News::Held { user, name, turn } = news {
+                self.hear_held(workers, from, user, name, *turn);
             }
         }
         // A name that can't be one is nobody's.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tidings_hub::{Census, Change, NodeId, Timestamp, View};
+use tidings_hub::durable::Turn;
+use tidings_hub::{Census, Change, NodeId, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, UserId};
 
 use super::words::{self, Answer, Question};
@@ -115,9 +116,9 @@ impl App {
     }
 
     /// A durable subscription has a new stream on this node.
-    pub(crate) fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
+    pub(crate) fn tell_held(&self, user: &UserId, name: &ClientId, turn: Turn) {
         if let Some(cluster) = self.cluster() {
-            cluster.tell_held(user, name, since);
+            cluster.tell_held(user, name, turn);
         }
     }
 
@@ -137,22 +138,15 @@ impl App {
 }
 
 impl Cluster {
-    fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
-        self.lock_held().push(words::said_held(user, name, since));
+    fn tell_held(&self, user: &UserId, name: &ClientId, turn: Turn) {
+        self.lock_held().push(words::said_held(user, name, turn));
     }
 
-    /// Another node has a durable subscription. If the stream here is the later one, the other node is told of that.
-    pub(super) fn hear_held(
-        &self,
-        workers: &WorkersHandle,
-        from: NodeId,
-        user: &str,
-        name: &str,
-        since: u64,
-    ) {
+    /// Another node has a durable subscription. If the stream here is the newer one, the other node is told of that.
+    pub(super) fn hear_held(&self, workers: &WorkersHandle, from: NodeId, user: &str, name: &str, turn: u64) {
         // A name that can't be one is nobody's.
         let Some((user, name)) = words::read_held(user, name) else { return };
-        let mine = workers.yields(user.clone(), name.clone(), Timestamp(since), from < self.node);
+        let mine = workers.yields(user.clone(), name.clone(), Turn(turn), from < self.node);
         if let Some(mine) = mine {
             self.tell_held(&user, &name, mine);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use tidings_hub::durable::Turn;
 use tidings_hub::{Census, Change, Losses, Timestamp, View};
 use tidings_wire::{Channel, ClientId, Epoch, Pattern, Position, Sequence, UserId};
 
@@ -69,11 +70,11 @@ pub(super) enum News {
     },
     Spoke,
     Leaving,
-    /// A durable subscription has a stream here, given at that time in milliseconds: whoever has an older one ends it.
+    /// A durable subscription has a stream here, of that turn: whoever has an older one ends it.
     Held {
         user: String,
         name: String,
-        since: u64,
+        turn: u64,
     },
 }
 
@@ -318,8 +319,8 @@ pub(super) fn read_channel(text: &str) -> Option<Channel> {
     text.parse::<Pattern>().ok()?.exact()
 }
 
-pub(super) fn said_held(user: &UserId, name: &ClientId, since: Timestamp) -> News {
-    News::Held { user: user.to_string(), name: name.to_string(), since: since.0 }
+pub(super) fn said_held(user: &UserId, name: &ClientId, turn: Turn) -> News {
+    News::Held { user: user.to_string(), name: name.to_string(), turn: turn.0 }
 }
 
 pub(super) fn read_held(user: &str, name: &str) -> Option<(UserId, ClientId)> {
