@@ -9,7 +9,7 @@ mod echo;
 mod reach;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,7 +34,7 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a node knows who else is there, by who has to know.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often a node is asked for everything at most: what it said may be on its way.
+/// How long a node is waited for that was asked for everything: what it said may be on its way.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How many pieces of news are said at once.
 const AT_ONCE: usize = 1000;
@@ -52,7 +52,7 @@ pub(crate) struct Cluster {
     /// Durable subscriptions that have a stream here, of which the others are to be told.
     held: Mutex<Vec<words::News>>,
     /// Nodes that are to be told everything.
-    askers: Mutex<Vec<NodeId>>,
+    askers: Mutex<VecDeque<NodeId>>,
     calls: Mutex<HashMap<u64, UnboundedSender<(NodeId, Answer)>>>,
     next_call: AtomicU64,
 }
@@ -63,13 +63,17 @@ struct Peer {
     until: Timestamp,
     /// The number of the last telling, if none before it was missed.
     heard: Option<u64>,
-    /// When it was asked for everything.
+    /// It has told more than that.
+    behind: bool,
+    /// When it was asked for everything, or said a part of it.
     asked: Option<Timestamp>,
+    /// The part of everything that comes next, if none before it was missed.
+    part: Option<u32>,
 }
 
 impl Peer {
     fn new(now: Timestamp) -> Peer {
-        Peer { until: now.plus(LEASE), heard: None, asked: None }
+        Peer { until: now.plus(LEASE), heard: None, behind: false, asked: None, part: None }
     }
 }
 
@@ -125,23 +129,17 @@ impl Cluster {
             telling.beat = Some(now);
             news = rest;
         }
-        let askers = std::mem::take(&mut *self.lock_askers());
-        if !askers.is_empty() {
+        // One in a round: what waits to be said is not to have everything in it several times.
+        let asker = self.lock_askers().pop_front();
+        if let Some(asker) = asker {
             let mut all: Vec<words::News> = door.all_news().into_iter().map(Into::into).collect();
             let held = self.workers(WorkersHandle::held).unwrap_or_default();
             all.extend(held.iter().map(|((user, name), turn)| words::said_held(user, name, *turn)));
-            for asker in askers {
-                let mut parts = all.chunks(AT_ONCE).peekable();
-                let mut first = true;
-                loop {
-                    let news = parts.next().unwrap_or_default().to_vec();
-                    let last = parts.peek().is_none();
-                    self.say(Some(asker), Said::All { number: telling.told, first, last, news });
-                    first = false;
-                    if last {
-                        break;
-                    }
-                }
+            // There is always something.
+            let last = all.len().div_ceil(AT_ONCE);
+            for (news, part) in all.chunks(AT_ONCE).zip(0..) {
+                let (number, last) = (telling.told, part as usize + 1 == last);
+                self.say(Some(asker), Said::All { number, part, last, news: news.to_vec() });
             }
         }
         if telling.beat.is_none_or(|beat| now >= beat.plus(BEAT) || now < beat) {
@@ -254,7 +252,7 @@ impl Cluster {
             && let Some(peer) = self.lock_peers().get_mut(&from)
         {
             // It was given up: nothing is left of what it said.
-            peer.heard = None;
+            (peer.heard, peer.part) = (None, None);
         }
         match words.said {
             Said::Beat { number } => self.hear_number(from, number, now),
@@ -267,19 +265,19 @@ impl Cluster {
                     self.hear_number(from, number, now);
                 }
             }
-            Said::All { number, first, last, news } => {
-                if first {
-                    self.renew(from, None, now);
-                }
-                self.hear_until(from, first, news, now.plus(LEASE), now);
-                if last {
-                    self.renew(from, Some(number), now);
+            Said::All { number, part, last, news } => {
+                if self.hear_part(from, part, now) {
+                    self.hear_until(from, part == 0, news, now.plus(LEASE), now);
+                    if last {
+                        self.renew(from, Some(number), now);
+                        self.ask_for_everything(now);
+                    }
                 }
             }
             Said::Everything => {
                 let mut askers = self.lock_askers();
                 if !askers.contains(&from) {
-                    askers.push(from);
+                    askers.push_back(from);
                 }
             }
             Said::Bye => {
@@ -309,23 +307,56 @@ impl Cluster {
         let mut peers = self.lock_peers();
         let peer = peers.entry(from).or_insert(Peer::new(now));
         peer.until = now.plus(LEASE);
-        let complete = peer.heard.is_some_and(|heard| heard >= number);
-        if !complete && peer.asked.is_none_or(|asked| now >= asked.plus(ASK_AGAIN) || now < asked) {
-            peer.asked = Some(now);
-            drop(peers);
-            let cluster = self.clone();
-            // An ear must not speak.
-            self.runtime.spawn(async move { cluster.say(Some(from), Said::Everything) });
+        peer.behind = peer.heard.is_none_or(|heard| heard < number);
+        let asks = peer.behind;
+        drop(peers);
+        if asks {
+            self.ask_for_everything(now);
+        }
+        self.hear_until(from, false, Vec::new(), now.plus(LEASE), now);
+    }
+
+    /// Asks a node for everything of which not all is known. Only one at a time: what all of them have could be more than
+    /// this node's line may be behind. Each node begins with another one.
+    fn ask_for_everything(self: &Arc<Self>, now: Timestamp) {
+        let mut peers = self.lock_peers();
+        let behind = || peers.iter().filter(|(_, peer)| peer.behind);
+        let waits = |asked: Timestamp| now < asked.plus(ASK_AGAIN) && now >= asked;
+        if behind().any(|(_, peer)| peer.asked.is_some_and(waits)) {
             return;
         }
+        let next =
+            behind().min_by_key(|(node, peer)| (peer.asked, **node < self.node)).map(|(node, _)| *node);
+        let Some(next) = next else { return };
+        if let Some(peer) = peers.get_mut(&next) {
+            peer.asked = Some(now);
+        }
         drop(peers);
-        self.hear_until(from, false, Vec::new(), now.plus(LEASE), now);
+        let cluster = self.clone();
+        // An ear must not speak.
+        self.runtime.spawn(async move { cluster.say(Some(next), Said::Everything) });
+    }
+
+    /// Another node says a part of everything. False if one before it was missed: then it will be asked once more.
+    fn hear_part(&self, from: NodeId, part: u32, now: Timestamp) -> bool {
+        let mut peers = self.lock_peers();
+        let peer = peers.entry(from).or_insert(Peer::new(now));
+        (peer.until, peer.asked) = (now.plus(LEASE), Some(now));
+        if part == 0 {
+            // Until all of it is there, nothing is known for sure.
+            (peer.heard, peer.behind) = (None, true);
+        } else if peer.part != Some(part) {
+            peer.part = None;
+            return false;
+        }
+        peer.part = part.checked_add(1);
+        true
     }
 
     fn renew(&self, from: NodeId, heard: Option<u64>, now: Timestamp) {
         let mut peers = self.lock_peers();
         let peer = peers.entry(from).or_insert(Peer::new(now));
-        (peer.until, peer.heard) = (now.plus(LEASE), heard);
+        (peer.until, peer.heard, peer.behind, peer.part) = (now.plus(LEASE), heard, false, None);
     }
 
     /// What another node says, which is good until a moment; `anew` when nothing counts that it said before.
@@ -366,7 +397,7 @@ impl Cluster {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_askers(&self) -> MutexGuard<'_, Vec<NodeId>> {
+    fn lock_askers(&self) -> MutexGuard<'_, VecDeque<NodeId>> {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

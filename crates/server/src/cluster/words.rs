@@ -31,7 +31,8 @@ pub(super) enum Said {
     /// A part of all that there is, up to a telling.
     All {
         number: u64,
-        first: bool,
+        /// Counted from 0.
+        part: u32,
         last: bool,
         news: Vec<News>,
     },

@@ -1,10 +1,11 @@
 //! The line between nodes: what is said while it is gone, and what is true when it is there again.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings_hub::MemoryBus;
+use serde_json::{Value, json};
+use tidings_hub::{Bus, MemoryBus, NodeId};
 
 use super::cluster::{Line, Nodes, acquainted, log, node, post, until};
 use super::connections::Stream;
@@ -21,6 +22,47 @@ async fn comes(what: &str, is: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(PATIENCE, waits).await.expect(what);
+}
+
+/// Another node, which says what a test wants it to.
+struct Stranger {
+    bus: Arc<MemoryBus>,
+    node: u64,
+    heard: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Stranger {
+    fn join(bus: &Arc<MemoryBus>, node: u64) -> Stranger {
+        let heard = Arc::<Mutex<Vec<Value>>>::default();
+        let ear = heard.clone();
+        let ear = move |words: &[u8]| {
+            let words: Value = serde_json::from_slice(words).unwrap();
+            if words["from"] != node {
+                ear.lock().unwrap().push(words["said"].clone());
+            }
+        };
+        bus.join(NodeId::new(node), Arc::new(ear));
+        Stranger { bus: bus.clone(), node, heard }
+    }
+
+    fn say(&self, to: Option<NodeId>, said: &Value) {
+        self.bus.say(to, json!({"from": self.node, "said": said}).to_string().into_bytes());
+    }
+
+    fn beat(&self) {
+        self.say(None, &json!({"Beat": {"number": 7}}));
+    }
+
+    /// A part of all that it has: a user.
+    fn part(&self, to: NodeId, part: u32, last: bool, user: &str) {
+        let news = json!([{"User": {"user": user, "connections": 1, "info": null}}]);
+        self.say(Some(to), &json!({"All": {"number": 7, "part": part, "last": last, "news": news}}));
+    }
+
+    /// How often it was asked for all that it has.
+    fn asked(&self) -> usize {
+        self.heard.lock().unwrap().iter().filter(|said| **said == "Everything").count()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,4 +145,45 @@ async fn who_missed_that_a_subscription_has_a_newer_stream_is_told_of_it() {
     newer.read_until("for the newer one").await;
     nodes.one.0.app.begin_drain();
     nodes.two.0.app.begin_drain();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_has_is_known_when_all_parts_of_it_came() {
+    let bus = Arc::<MemoryBus>::default();
+    let (server, _) = node(&log(), bus.clone()).await;
+    let (stranger, to, admin) = (Stranger::join(&bus, 99), server.app.node, token(None, true));
+    stranger.beat();
+    comes("a question", || stranger.asked() == 1).await;
+    stranger.part(to, 0, false, "ann");
+    stranger.part(to, 2, true, "cid");
+    comes("the question again", || {
+        stranger.beat();
+        stranger.asked() == 2
+    })
+    .await;
+    for (part, user) in ["ann", "bob", "cid"].iter().enumerate() {
+        stranger.part(to, u32::try_from(part).unwrap(), part == 2, user);
+    }
+    let users = server.as_who(&admin, "GET", "/users?user=ann&user=bob&user=cid").await.ok();
+    assert!(users.as_array().unwrap().iter().all(|user| user["connections"] == 1), "{users}");
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stranger.beat();
+    }
+    assert_eq!(stranger.asked(), 2);
+    server.app.begin_drain();
+}
+
+/// All at once would be more than a connection to Redis may be behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_at_a_time_is_asked_for_all_that_it_has() {
+    let bus = Arc::<MemoryBus>::default();
+    let (server, _) = node(&log(), bus.clone()).await;
+    let strangers = [98, 99].map(|id| Stranger::join(&bus, id));
+    strangers.iter().for_each(Stranger::beat);
+    comes("a question", || strangers[0].asked() == 1).await;
+    assert_eq!(strangers[1].asked(), 0);
+    strangers[0].part(server.app.node, 0, true, "ann");
+    comes("the other question", || strangers[1].asked() == 1).await;
+    server.app.begin_drain();
 }
