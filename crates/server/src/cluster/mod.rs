@@ -45,6 +45,8 @@ const LONGEST: usize = 16 << 20;
 pub(crate) struct Cluster {
     node: NodeId,
     bus: Arc<dyn Bus>,
+    /// It said that it goes, and says nothing more.
+    gone: Mutex<bool>,
     app: Weak<App>,
     runtime: Handle,
     echo: Mutex<Echo>,
@@ -90,6 +92,7 @@ impl Cluster {
         let cluster = Arc::new(Cluster {
             node: app.node,
             bus,
+            gone: Mutex::default(),
             app: Arc::downgrade(app),
             runtime: Handle::current(),
             echo: Mutex::new(Echo::new(Instant::now())),
@@ -119,6 +122,9 @@ impl Cluster {
     /// One round of telling: what is new, everything to those who know nothing, and that this node is there. Only one
     /// thread does this, so that what it says to one node and to all is in one order.
     pub(crate) fn round(&self, door: &Doorkeeper, telling: &mut Telling, now: Timestamp) {
+        if *self.lock_gone() {
+            return;
+        }
         let mut news: Vec<words::News> = door.news().into_iter().map(Into::into).collect();
         news.append(&mut self.lock_held());
         while !news.is_empty() {
@@ -159,9 +165,14 @@ impl Cluster {
         }
     }
 
-    /// This node is about to end: what it has is gone now, not when its lease is over.
+    /// This node is about to end: what it has is gone now, not when its lease is over. Whatever it said after that would
+    /// make it one that is there.
     pub(crate) fn leave(&self) {
-        self.say(None, Said::Bye);
+        let words = self.words(Said::Bye);
+        let mut gone = self.lock_gone();
+        if let (false, Some(words)) = (std::mem::replace(&mut *gone, true), words) {
+            self.bus.say(None, words);
+        }
     }
 
     /// Whether this node knows who else is there. Who began to hear itself just now, waits for that.
@@ -214,10 +225,18 @@ impl Cluster {
     }
 
     fn say(&self, to: Option<NodeId>, said: Said) {
-        match serde_json::to_vec(&Words { from: self.node.get(), said }) {
-            Ok(words) => self.bus.say(to, words),
-            Err(error) => tracing::error!(%error, "what is for other nodes can't be written"),
+        let words = self.words(said);
+        // Held while it is said: nothing comes after the last word.
+        let gone = self.lock_gone();
+        if let (false, Some(words)) = (*gone, words) {
+            self.bus.say(to, words);
         }
+    }
+
+    fn words(&self, said: Said) -> Option<Vec<u8>> {
+        serde_json::to_vec(&Words { from: self.node.get(), said })
+            .inspect_err(|error| tracing::error!(%error, "what is for other nodes can't be written"))
+            .ok()
     }
 
     /// Called by the bus, for each of the others' words and this node's own.
@@ -387,6 +406,10 @@ impl Cluster {
 
     fn lock_echo(&self) -> MutexGuard<'_, Echo> {
         self.echo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_gone(&self) -> MutexGuard<'_, bool> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

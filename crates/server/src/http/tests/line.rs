@@ -187,3 +187,16 @@ async fn one_node_at_a_time_is_asked_for_all_that_it_has() {
     comes("the other question", || strangers[1].asked() == 1).await;
     server.app.begin_drain();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_said_that_it_goes_says_nothing_more() {
+    let bus = Arc::<MemoryBus>::default();
+    let (server, _) = node(&log(), bus.clone()).await;
+    let stranger = Stranger::join(&bus, 99);
+    comes("a beat", || !stranger.heard.lock().unwrap().is_empty()).await;
+    server.app.drain(Duration::ZERO).await;
+    // What it hears is nothing to it either.
+    stranger.beat();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(*stranger.heard.lock().unwrap().last().unwrap(), "Bye");
+}
