@@ -8,9 +8,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use tidings::durable::Wanted;
 use tidings::{
-    Channel, ClientId, Delivery, Event, Filter, Hub, Pattern, Start, Subscribe, Subscription, Tags,
-    Timestamp, UserId, View,
+    Channel, ClientId, Delivery, Event, Filter, Hub, Start, Subscribe, Subscription, Tags, Timestamp, UserId,
+    View,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -79,9 +80,9 @@ async fn orders(hub: &Hub) -> Result<()> {
 
 /// A subscriber that goes on where its durable subscription is.
 async fn device(hub: &Hub, user: &UserId, name: &ClientId) -> Result<Subscription> {
-    let asked: [Pattern; 0] = [];
     let views = [View::from(Channel::user(user))];
-    let start = hub.durables().open(user, name, Start::Now, &views, &asked, Timestamp::now()).await?;
+    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], live: true };
+    let start = hub.durables().open(user, name, wanted, Timestamp::now()).await?.start;
     Ok(hub.subscribe(Subscribe { start, user: Some(user.clone()), ..Subscribe::new(views) })?)
 }
 

@@ -151,6 +151,39 @@ fn every_node_knows_who_is_on_the_others_and_reaches_them() {
     one.stop();
 }
 
+/// One that took itself for all would say that a stream is not there, and leave it.
+#[test]
+fn while_redis_is_away_a_node_does_not_say_what_it_can_not_know() {
+    let mut redis = Redis::start();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = dirs.each_ref().map(|dir| node(dir.path(), &redis));
+    let stream = Running::start(tidings().args(["subscribe", "--url", &other.url, "room", "--json"]));
+    stream.wait_for("connected to");
+    let list = format!("{}/connections", one.url);
+    let all = until(&list, r#""connection":""#);
+    let id = all.split(r#""connection":""#).nth(1).unwrap().split('"').next().unwrap();
+    let delete = || stdout_of(Command::new("curl").args(["-s", "-X", "DELETE", &format!("{list}/{id}")]));
+    redis.stop();
+    // At once, and when nobody was heard for longer than a node is taken for alive.
+    assert!(delete().contains("nodes_silent"));
+    std::thread::sleep(Duration::from_secs(8));
+    let silent = delete();
+    assert!(silent.contains("nodes_silent"), "{silent}");
+    until(&list, r#""missing_nodes":1"#);
+    redis.start_again();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = delete();
+        if answer.contains(r#""disconnected":1"#) {
+            break;
+        }
+        assert!(answer.contains("nodes_silent") && Instant::now() < end, "{answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    one.stop();
+    other.stop();
+}
+
 #[test]
 fn what_services_say_in_redis_is_stored_once_for_all_nodes() {
     let redis = Redis::start();

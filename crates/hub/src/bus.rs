@@ -18,6 +18,9 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Says something, to one node or to all. Never waits; while the line is down, words are lost.
     fn say(&self, to: Option<NodeId>, words: Vec<u8>);
+
+    /// This node does not hear what it says to all. A line that is lost without a sign of that is made anew.
+    fn renew(&self) {}
 }
 
 /// Nodes in one process, which share a log in memory.

@@ -6,6 +6,9 @@
 //! delivered at least once. The events themselves are nowhere but in the log: the queue is the user's channel, and is
 //! kept by its retention.
 //!
+//! Of its streams the newest one has it, on whichever node. Which that is can't be told by clocks, of which nodes have
+//! their own: each stream gets the next number ([`Turn`]), in the same step that moves the cursor.
+//!
 //! Moving a cursor is reading a note and writing it. Two of that at once on one subscription, on two nodes even, would
 //! let the later write move it backwards: so it is written only in the place of what was read, else read again. Of those
 //! who are in each other's way one has written, so that all come to an end.
@@ -48,6 +51,44 @@ pub struct Durable {
     pub used: Timestamp,
     /// The channels that it asked for when it was last connected.
     pub asked: Vec<Pattern>,
+}
+
+/// What a subscription is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Where it is to begin, if it is new or that is an acknowledgement.
+    pub start: &'a Start,
+    /// All that is shown.
+    pub views: &'a [View],
+    /// What was asked for by name.
+    pub asked: &'a [Pattern],
+    /// Whether it is for a stream, which has it from then on. Who polls takes it from nobody.
+    pub live: bool,
+}
+
+/// A subscription that was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Where it goes on.
+    pub start: Start,
+    /// The turn of its stream.
+    pub turn: Option<Turn>,
+}
+
+/// Which of a subscription's streams is the newer one, the same for all nodes: that with the greater turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn(pub u64);
+
+impl Turn {
+    fn noted(number: u64) -> Turn {
+        Turn(number.saturating_mul(2))
+    }
+
+    /// Of a stream whose turn could not be noted: newer than what is noted, older than what will be. Of several such,
+    /// none is known to be the newer one.
+    fn unnoted(before: u64) -> Turn {
+        Turn(before.saturating_mul(2).saturating_add(1))
+    }
 }
 
 /// Why something can't be done with a subscription.
@@ -104,10 +145,10 @@ impl Durables {
         Durables { log, key, sweep: Mutex::default() }
     }
 
-    /// Where a stream of a subscription begins, which is noted if it is its first. An id that the client comes back
-    /// with is an acknowledgement; of that and what is noted the smaller counts. One that another node may have given
-    /// is waited for before, with [`Hub::reach`](crate::Hub::reach), which blocks; else it may say nothing yet. `views`
-    /// is all that the stream shows, `asked` what was asked for by name.
+    /// Where a stream of a subscription begins, which is noted if it is its first, and which turn it has. An id that the
+    /// client comes back with is an acknowledgement; of that and what is noted the smaller counts. One that another node
+    /// may have given is waited for before, with [`Hub::reach`](crate::Hub::reach), which blocks; else it may say nothing
+    /// yet. `views` is all that the stream shows, `asked` what was asked for by name.
     ///
     /// # Errors
     /// When there are too many of them, or it can't be noted.
@@ -115,30 +156,34 @@ impl Durables {
         &self,
         user: &UserId,
         name: &ClientId,
-        start: Start,
-        views: &[View],
-        asked: &[Pattern],
+        wanted: Wanted<'_>,
         now: Timestamp,
-    ) -> Result<Start, DurableError> {
+    ) -> Result<Opened, DurableError> {
+        let Wanted { start, views, asked, live } = wanted;
         if !may_keep(asked.iter().map(Pattern::as_str)) {
             return Err(DurableError::TooLong);
         }
         let name = Name::new(user, name);
+        let opened = |start, turn: Turn| Opened { start, turn: live.then_some(turn) };
         loop {
             let Some(before) = self.read(&name)? else {
                 if self.log.notes(&Name::all_of(user), None, PER_USER)?.len() >= PER_USER {
                     return Err(DurableError::TooMany);
                 }
-                let cursor = self.first(&start, views)?;
-                let state = State { cursor, used: now, asked: asked.to_vec() };
+                let cursor = self.first(start, views)?;
+                // Beyond the turns of one that had this name before, and whose stream may still be there.
+                let turn = now.0;
+                let state = State { cursor, used: now, turn, asked: asked.to_vec() };
                 if !self.write(&name, None, &state).await? {
                     continue;
                 }
                 // What comes between the note and the stream is the subscription's.
-                return Ok(if start == Start::Now { self.at(cursor) } else { start });
+                let begin = if *start == Start::Now { self.at(cursor) } else { start.clone() };
+                return Ok(opened(begin, Turn::noted(turn)));
             };
-            let mut state = State { asked: asked.to_vec(), used: now, ..before.state.clone() };
-            let begin = match &start {
+            let turn = before.state.turn.saturating_add(u64::from(live));
+            let mut state = State { asked: asked.to_vec(), used: now, turn, ..before.state.clone() };
+            let begin = match start {
                 Start::Earliest => Start::Earliest,
                 Start::Cursor(text) => match self.located(text) {
                     Some((position, place)) => {
@@ -151,8 +196,9 @@ impl Durables {
                 Start::Now | Start::History(_) | Start::Latest => self.at(state.cursor),
             };
             match self.write_if_other(&name, &before, &state).await {
+                Ok(true) => return Ok(opened(begin, Turn::noted(turn))),
                 // The cursor stays where it was, and some is delivered again: no reason to deliver nothing.
-                Err(DurableError::Write(_)) | Ok(true) => return Ok(begin),
+                Err(DurableError::Write(_)) => return Ok(opened(begin, Turn::unnoted(before.state.turn))),
                 Ok(false) => {}
                 Err(error) => return Err(error),
             }
@@ -332,7 +378,7 @@ impl Durables {
     /// Writes what is new in more than the time of its use, or old in that. `false` when it is to be read again.
     async fn write_if_other(&self, name: &Name, before: &Noted, state: &State) -> Result<bool, DurableError> {
         let Noted { value, state: old } = before;
-        let same = old.cursor == state.cursor && old.asked == state.asked;
+        let same = old.cursor == state.cursor && old.turn == state.turn && old.asked == state.asked;
         if same && old.used <= state.used && state.used.since(old.used) < USE_AGE {
             return Ok(true);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidings_hub::durable::Wanted;
 use tidings_hub::log::suite::wait;
 use tidings_hub::{Hub, HubConfig, Start, Timestamp, View};
 use tidings_log_disk::{DataDir, DiskLog, DiskLogConfig};
@@ -22,7 +23,8 @@ async fn of_many_acknowledgements_at_once_the_newest_stays() {
     let phone: ClientId = "phone".parse().unwrap();
     let own = Channel::user(&user);
     let views = [View::from(own.clone())];
-    hub.durables().open(&user, &phone, Start::Now, &views, &[], Timestamp(1)).await.unwrap();
+    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], live: true };
+    hub.durables().open(&user, &phone, wanted, Timestamp(1)).await.unwrap();
     let events = (0..EVENTS).map(|_| Event::to(own.clone(), "x")).collect();
     let published = wait(hub.publish_batch(events)).unwrap();
     // On one thread they begin in this order, the newest first.

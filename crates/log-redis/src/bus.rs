@@ -1,15 +1,23 @@
 //! How the nodes of a hub speak to each other: Redis's Pub/Sub.
 //!
-//! - `tidings:{NAME}:bus`, what is said to all nodes; `tidings:{NAME}:bus:NODE`, what is said to one.
+//! - `tidings:{NAME}:bus:DATABASE`, what is said to all nodes; `tidings:{NAME}:bus:DATABASE:NODE`, what is said to one.
+//!   Pub/Sub knows no databases, and the hubs in two of them may have one name.
 //!
 //! Two threads: one publishes, in the order in which words are said; one listens. While Redis is away words are lost, as
 //! the contract of [`Bus`] allows: nodes then ask each other anew. The first failure of an outage is logged.
+//!
+//! To a listener, a server that is gone without a word looks like one on which nothing is said. So that the node, which
+//! hears its own words, says when it doesn't ([`Bus::renew`]): then both connect anew.
+//!
+//! A replica takes words too, and hands them only to those who listen to it, while it hands on what its master is told.
+//! So who speaks looks, every now and then, whether it still speaks to a master.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Connection;
 use tidings_hub::{Bus, Ear, NodeId};
@@ -23,8 +31,10 @@ use crate::write::AGAIN;
 const WAITING: usize = 32 << 20;
 /// How many words are sent together.
 const TOGETHER: usize = 100;
-/// How often a thread looks whether the bus is still there.
+/// How often a thread looks whether the bus is still there, and a master.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long an answer may take before the connection is given up.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The line between the nodes of one hub.
 pub struct RedisBus(Arc<Inner>);
@@ -34,6 +44,8 @@ struct Inner {
     keys: Keys,
     outgoing: Mutex<Outgoing>,
     news: Condvar,
+    /// How often it was made anew. A connection of before is given up.
+    renewed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -46,7 +58,13 @@ struct Outgoing {
 
 impl RedisBus {
     pub(crate) fn new(connector: Connector, keys: Keys) -> RedisBus {
-        let inner = Arc::new(Inner { connector, keys, outgoing: Mutex::default(), news: Condvar::new() });
+        let inner = Arc::new(Inner {
+            connector,
+            keys,
+            outgoing: Mutex::default(),
+            news: Condvar::new(),
+            renewed: AtomicU64::new(0),
+        });
         thread::spawn({
             let inner = inner.clone();
             move || inner.send()
@@ -69,6 +87,10 @@ impl Bus for RedisBus {
             self.0.news.notify_one();
         }
     }
+
+    fn renew(&self) {
+        self.0.renewed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for RedisBus {
@@ -83,16 +105,22 @@ impl Inner {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::Relaxed)
+    }
+
     fn topic(&self, to: Option<NodeId>) -> String {
+        let all = format!("{}bus:{}", self.keys.prefix(), self.connector.url.database());
         match to {
-            None => format!("{}bus", self.keys.prefix()),
-            Some(node) => format!("{}bus:{:010x}", self.keys.prefix(), node.get()),
+            None => all,
+            Some(node) => format!("{all}:{:010x}", node.get()),
         }
     }
 
     fn send(&self) {
-        let mut connection: Option<Connection> = None;
+        let mut connection = None;
         let mut trouble = Told::default();
+        let mut renewed = 0;
         loop {
             let mut outgoing = self.lock();
             // What is waiting when the bus is dropped is said: the last word is that this node goes.
@@ -107,6 +135,10 @@ impl Inner {
             outgoing.bytes -= words.iter().map(|(_, words)| words.len()).sum::<usize>();
             let over = outgoing.over;
             drop(outgoing);
+            let now = self.renewed();
+            if std::mem::replace(&mut renewed, now) != now {
+                connection = None;
+            }
             let published = self.publish(&mut connection, &words);
             trouble.tell("speak to", published.as_ref().err());
             if published.is_err() {
@@ -119,16 +151,43 @@ impl Inner {
         }
     }
 
-    fn publish(&self, kept: &mut Option<Connection>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
-        let connection = match kept {
-            Some(connection) => connection,
-            None => kept.insert(self.connector.connect(None)?),
+    fn publish(&self, kept: &mut Option<Speaker>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
+        let speaker = match kept {
+            Some(speaker) => speaker,
+            None => {
+                let connection = self.connector.connect(None)?;
+                connection.set_read_timeout(Some(ANSWER))?;
+                connection.set_write_timeout(Some(ANSWER))?;
+                kept.insert(Speaker { connection, looked: Instant::now() })
+            }
         };
         let mut pipe = redis::pipe();
         for (to, words) in words {
             pipe.cmd("PUBLISH").arg(self.topic(*to)).arg(words.as_slice()).ignore();
         }
-        Ok(pipe.exec(connection)?)
+        if speaker.looked.elapsed() < LOOK {
+            return Ok(pipe.exec(&mut speaker.connection)?);
+        }
+        pipe.cmd("INFO").arg("replication").arg("cluster");
+        let (info,): (String,) = pipe.query(&mut speaker.connection)?;
+        speaker.looked = Instant::now();
+        hands_on(&info)
+    }
+}
+
+/// Who speaks.
+struct Speaker {
+    connection: Connection,
+    /// When it was found to be a master that is spoken to.
+    looked: Instant,
+}
+
+/// Whether what is said to a server is heard by who listens to another one: in a cluster always.
+fn hands_on(info: &str) -> Result<()> {
+    let is = |line: &str| info.lines().any(|other| other.trim_end() == line);
+    match is("role:master") || is("cluster_enabled:1") {
+        true => Ok(()),
+        false => Err(Trouble::Refused("this Redis is a replica now".to_owned())),
     }
 }
 
@@ -154,20 +213,22 @@ fn listen(inner: &Weak<Inner>, node: NodeId, ear: &Ear) {
     loop {
         let Some(alive) = inner.upgrade().filter(|inner| !inner.lock().over) else { return };
         let topics = [alive.topic(None), alive.topic(Some(node))];
+        let renewed = alive.renewed();
         let connected = alive.connector.connect(None);
         drop(alive);
+        let good = || inner.upgrade().is_some_and(|inner| !inner.lock().over && inner.renewed() == renewed);
         let listened =
-            connected.and_then(|connection| listen_on(connection, &topics, inner, ear, &mut trouble));
+            connected.and_then(|connection| listen_on(connection, &topics, good, ear, &mut trouble));
         trouble.tell("listen to", listened.as_ref().err());
         thread::sleep(AGAIN);
     }
 }
 
-/// Listens until the connection is lost or the bus is gone.
+/// Listens until the connection is lost or no longer good.
 fn listen_on(
     mut connection: Connection,
     topics: &[String],
-    inner: &Weak<Inner>,
+    good: impl Fn() -> bool,
     ear: &Ear,
     trouble: &mut Told,
 ) -> Result<()> {
@@ -183,7 +244,7 @@ fn listen_on(
             Err(error) if error.is_timeout() => {}
             Err(error) => return Err(error.into()),
         }
-        if inner.upgrade().is_none_or(|inner| inner.lock().over) {
+        if !good() {
             return Ok(());
         }
     }

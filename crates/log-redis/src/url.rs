@@ -11,7 +11,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion}
 /// - `redis+sentinel://[USER][:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB]`, and `rediss+sentinel://`, where the
 ///   server and not the sentinels has user and password, and TLS.
 ///
-/// Shown without the password.
+/// Shown without the password, and without a query.
 #[derive(Clone)]
 pub struct RedisUrl {
     shown: String,
@@ -45,13 +45,15 @@ impl FromStr for RedisUrl {
         let schemes =
             "write redis://HOST:PORT, rediss:// for TLS, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER";
         let Some((scheme, rest)) = text.split_once("://") else { return Err(BadUrl(schemes.to_owned())) };
-        let (who, place) = match rest.rsplit_once('@') {
-            Some((who, place)) => (Some(who), place),
-            None => (None, rest),
+        // A query may have a password in it, and what stands before the @ may be one in the wrong place: neither is shown.
+        let (address, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        let (authority, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+        let (who, hosts) = match authority.rsplit_once('@') {
+            Some((who, hosts)) => (format!("{who}@"), hosts),
+            None => (String::new(), authority),
         };
-        // What stands before the @ is never shown, not even a user's name: it may be a password in the wrong place.
-        let hidden = if who.is_some() { "…@" } else { "" };
-        let shown = format!("{scheme}://{hidden}{place}");
+        let hidden = if who.is_empty() { "" } else { "…@" };
+        let shown = format!("{scheme}://{hidden}{hosts}{path}");
         let plain = match scheme {
             "redis" | "rediss" | "redis+unix" => {
                 return Ok(RedisUrl { shown, at: Place::Server(info(text)?) });
@@ -60,12 +62,15 @@ impl FromStr for RedisUrl {
             "rediss+sentinel" => "rediss",
             _ => return Err(BadUrl(schemes.to_owned())),
         };
-        let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
+        let path = path.trim_start_matches('/');
         let (master, database) = path.split_once('/').unwrap_or((path, "0"));
         if master.is_empty() {
             return Err(BadUrl(
                 "the master's name is missing behind the sentinels, like /mymaster".to_owned(),
             ));
+        }
+        if master.contains('@') {
+            return Err(BadUrl("in a password, write %2F for / and %40 for @".to_owned()));
         }
         let with_port = |host: &str| match host.rsplit_once(':') {
             Some((_, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -74,9 +79,17 @@ impl FromStr for RedisUrl {
             _ => format!("redis://{host}:{SENTINEL_PORT}"),
         };
         let sentinels = hosts.split(',').map(|host| info(&with_port(host))).collect::<Result<Vec<_>, _>>()?;
-        let who = who.map_or(String::new(), |who| format!("{who}@"));
-        let server = info(&format!("{plain}://{who}master/{database}"))?;
+        let server = info(&format!("{plain}://{who}master/{database}{query}"))?;
         Ok(RedisUrl { shown, at: Place::Sentinels { sentinels, master: master.to_owned(), server } })
+    }
+}
+
+impl RedisUrl {
+    /// The number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        match &self.at {
+            Place::Server(server) | Place::Sentinels { server, .. } => server.redis_settings().db(),
+        }
     }
 }
 
@@ -117,17 +130,12 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-impl PartialEq for RedisUrl {
-    fn eq(&self, other: &RedisUrl) -> bool {
-        self.shown == other.shown
-    }
-}
-
-impl Eq for RedisUrl {}
-
 #[cfg(test)]
 mod tests {
+    use tidings_hub::log::Retention;
+
     use super::*;
+    use crate::{Ack, RedisLog, RedisLogConfig};
 
     #[test]
     fn no_password_is_shown() {
@@ -135,18 +143,57 @@ mod tests {
             ("redis://127.0.0.1", "redis://127.0.0.1"),
             ("rediss://me:canary@host:7000/3", "rediss://…@host:7000/3"),
             ("redis://:can@ary@host", "redis://…@host"),
+            ("redis://host/3?protocol=resp3", "redis://host/3"),
+            ("redis+unix:///run/redis.sock?db=1&user=me&pass=canary", "redis+unix:///run/redis.sock"),
+            ("redis+unix:///run/redis.sock?pass=can@ary", "redis+unix:///run/redis.sock"),
+            ("redis+unix:///run/redis.sock?pass=can://ary", "redis+unix:///run/redis.sock"),
+            ("redis://me:can?ary#ary@host/3", ""),
+            ("redis://me:can/ary@host/3", ""),
+            ("redis+unix://me:canary@/run/redis.sock", ""),
+            ("redis+unix://me:canary@localhost/run/redis.sock", "redis+unix://…@localhost/run/redis.sock"),
+            ("rediss://me:canary@host/#insecure", ""),
             ("redis+sentinel://me:canary@a,b:1/mymaster/2", "redis+sentinel://…@a,b:1/mymaster/2"),
+            ("redis+sentinel://a/mymaster?pass=canary", "redis+sentinel://a/mymaster"),
+            ("redis+sentinel://a/mymaster/2?pass=can@ary", "redis+sentinel://a/mymaster/2"),
+            ("redis+sentinel://me:can/ary@a/mymaster", ""),
+            ("redis+sentinel://me:12/canary@a", ""),
+            ("redis+sentinel://a/mymaster/canary", ""),
         ] {
             match text.parse::<RedisUrl>() {
                 Ok(url) => {
                     assert_eq!(url.to_string(), shown);
-                    assert!(!format!("{url:?}").contains("canary"));
+                    assert_eq!(format!("{url:?}"), format!("RedisUrl({shown})"));
                 }
-                Err(error) => assert!(!error.to_string().contains("ary"), "{error}"),
+                Err(error) => {
+                    assert_eq!(shown, "", "{text}: {error}");
+                    assert!(!format!("{error} {error:?}").contains("ary"), "{error}");
+                }
             }
         }
         for text in ["", "127.0.0.1", "http://host", "redis+sentinel://a,b", "rediss://h/#insecure"] {
             assert!(text.parse::<RedisUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_can_not_connect_is_told_no_password() {
+        for text in [
+            "redis://me:canary@127.0.0.1:1/3",
+            "redis+unix:///nowhere/redis.sock?user=me&pass=canary",
+            "redis+sentinel://me:canary@127.0.0.1:1/mymaster",
+            "redis+sentinel://127.0.0.1:1/mymaster?pass=canary",
+        ] {
+            let config = RedisLogConfig {
+                url: text.parse().unwrap(),
+                authority: None,
+                name: "hub".to_owned(),
+                ack: Ack::Master,
+                retention: Retention::default(),
+                cursor_key: [7; 16],
+            };
+            assert!(!format!("{config:?}").contains("canary"));
+            let error = RedisLog::open(config).map(drop).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }
     }
 

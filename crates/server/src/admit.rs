@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
-use tidings_hub::durable::DurableError;
+use tidings_hub::durable::{DurableError, Turn, Wanted};
 use tidings_hub::log::{Durability, ReadError};
 use tidings_hub::{Lens, Resume, Start, Timestamp, View, Who};
 use tidings_wire::{Control, GapReason};
@@ -25,6 +25,8 @@ pub(crate) struct Admitted {
     pub(crate) lens: Lens,
     pub(crate) resume: Resume,
     pub(crate) permit: Permit,
+    /// Of the streams of a durable subscription, which one it is.
+    pub(crate) turn: Option<Turn>,
     /// When that was decided.
     pub(crate) now: Timestamp,
 }
@@ -51,8 +53,13 @@ impl From<Problem> for Refused {
     }
 }
 
-/// Decides about a request for events.
-pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Result<Admitted, Refused> {
+/// Decides about a request for events, which are to come on a stream (`live`) or in one answer.
+pub(crate) async fn admit(
+    app: &Arc<App>,
+    parts: &Parts,
+    peer: SocketAddr,
+    live: bool,
+) -> Result<Admitted, Refused> {
     let now = Timestamp::now();
     let identity = app.access.identify(parts, peer, now).await?;
     if app.config.dev {
@@ -85,14 +92,15 @@ pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Re
         who: Who { user: identity.user.clone(), client: request.client.clone() },
         filter: request.filter.clone(),
     };
+    let mut turn = None;
     if let (Some(name), Some(user)) = (&request.subscription, &identity.user) {
         if let Start::Cursor(id) = request.start.clone() {
             let hub = app.hub.clone();
             blocking(move || hub.reach(&id)).await.map_err(|error| unreadable(&error))?;
         }
-        let (durables, start) = (app.hub.durables(), request.start.clone());
-        let opening = durables.open(user, name, start, &request.views, &request.asked, now);
-        request.start = opening.await.map_err(not_opened)?;
+        let wanted = Wanted { start: &request.start, views: &request.views, asked: &request.asked, live };
+        let opened = app.hub.durables().open(user, name, wanted, now).await.map_err(not_opened)?;
+        (request.start, turn) = (opened.start, opened.turn);
     }
     let resume = resume(app, &request, &lens, now).await.map_err(|error| unreadable(&error))?;
     if resume.is_over() || (request.if_active && !is_active(app, &request).await?) {
@@ -102,7 +110,7 @@ pub(crate) async fn admit(app: &Arc<App>, parts: &Parts, peer: SocketAddr) -> Re
         return Err(gone(reason).into());
     }
     StatsChannel::followed(app, &request.views);
-    Ok(Admitted { request, identity, lens, resume, permit, now })
+    Ok(Admitted { request, identity, lens, resume, permit, turn, now })
 }
 
 /// Where it begins. A log in memory is asked at once; another may read a disk, which no thread that others wait for

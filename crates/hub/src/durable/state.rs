@@ -7,7 +7,9 @@ use crate::Timestamp;
 use crate::log::ReadError;
 
 /// The first byte of a note. A later form gets another.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
+/// The same without a turn.
+const WITHOUT_TURN: u8 = 1;
 
 /// The name of a note: `queue/`, the user as one level, `/`, the subscription's name, which may have any levels.
 #[derive(Debug)]
@@ -36,22 +38,25 @@ impl Name {
 pub(super) struct State {
     pub(super) cursor: Position,
     pub(super) used: Timestamp,
+    /// How often a stream got it, from some number on.
+    pub(super) turn: u64,
     pub(super) asked: Vec<Pattern>,
 }
 
 impl State {
     pub(super) fn named(self, name: ClientId) -> Durable {
-        let State { cursor, used, asked } = self;
+        let State { cursor, used, turn: _, asked } = self;
         Durable { name, cursor, used, asked }
     }
 
-    /// The form, epoch, sequence and time at fixed places, then the channels, a line each: none has a control
+    /// The form, epoch, sequence, time and turn at fixed places, then the channels, a line each: none has a control
     /// character.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORM];
         out.extend(self.cursor.epoch.0.to_le_bytes());
         out.extend(self.cursor.sequence.0.to_le_bytes());
         out.extend(self.used.0.to_le_bytes());
+        out.extend(self.turn.to_le_bytes());
         for pattern in &self.asked {
             out.extend(pattern.as_str().as_bytes());
             out.push(b'\n');
@@ -61,10 +66,15 @@ impl State {
 
     pub(super) fn decode(name: &str, value: &[u8]) -> Result<State, ReadError> {
         let read = || {
-            let (&FORM, rest) = value.split_first()? else { return None };
+            let (form, rest) = value.split_first()?;
             let (epoch, rest) = rest.split_first_chunk()?;
             let (sequence, rest) = rest.split_first_chunk()?;
             let (used, rest) = rest.split_first_chunk()?;
+            let (turn, rest) = match *form {
+                FORM => rest.split_first_chunk()?,
+                WITHOUT_TURN => (&[0; 8], rest),
+                _ => return None,
+            };
             let asked = std::str::from_utf8(rest).ok()?.lines().map(|line| line.parse().ok());
             Some(State {
                 cursor: Position {
@@ -72,6 +82,7 @@ impl State {
                     sequence: Sequence(u64::from_le_bytes(*sequence)),
                 },
                 used: Timestamp(u64::from_le_bytes(*used)),
+                turn: u64::from_le_bytes(*turn),
                 asked: asked.collect::<Option<_>>()?,
             })
         };
@@ -87,13 +98,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_state_comes_back(epoch: u32, sequence: u64, used: u64, asked in prop::collection::vec("[a-zä]{1,5}(/\\*)?", 0..4)) {
+        fn a_state_comes_back(epoch: u32, sequence: u64, used: u64, turn: u64, asked in prop::collection::vec("[a-zä]{1,5}(/\\*)?", 0..4)) {
             let state = State {
                 cursor: Position { epoch: Epoch(epoch), sequence: Sequence(sequence) },
                 used: Timestamp(used),
+                turn,
                 asked: asked.iter().map(|text| text.parse().unwrap()).collect(),
             };
-            prop_assert_eq!(State::decode("n", &state.encode()), Ok(state));
+            let encoded = state.encode();
+            prop_assert_eq!(State::decode("n", &encoded), Ok(state.clone()));
+            let earlier = [&[WITHOUT_TURN], &encoded[1..21], &encoded[29..]].concat();
+            prop_assert_eq!(State::decode("n", &earlier), Ok(State { turn: 0, ..state }));
         }
 
         #[test]

@@ -40,7 +40,14 @@ fn id(sequence: u64) -> String {
 }
 
 fn open(durables: &Durables, device: &str, start: Start, now: u64) -> Result<Start, DurableError> {
-    wait(durables.open(&user(), &name(device), start, &[own()], &[], Timestamp(now)))
+    let wanted = Wanted { start: &start, views: &[own()], asked: &[], live: now.is_multiple_of(2) };
+    wait(durables.open(&user(), &name(device), wanted, Timestamp(now))).map(|opened| opened.start)
+}
+
+/// The turn of one more stream.
+fn turn(durables: &Durables, now: u64) -> Turn {
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], live: true };
+    wait(durables.open(&user(), &name("phone"), wanted, Timestamp(now))).unwrap().turn.unwrap()
 }
 
 /// What a stream gets that begins so.
@@ -162,7 +169,8 @@ fn there_are_limits() {
     open(&durables, "one more", Start::Now, 1).unwrap();
     let long: Pattern = "x".repeat(1000).parse().unwrap();
     let asked = vec![long; 33];
-    let opened = wait(durables.open(&user(), &name("7"), Start::Now, &[own()], &asked, Timestamp(1)));
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &asked, live: true };
+    let opened = wait(durables.open(&user(), &name("7"), wanted, Timestamp(1)));
     assert_eq!(opened, Err(DurableError::TooLong));
 }
 
@@ -174,7 +182,8 @@ fn what_nobody_uses_is_forgotten_bit_by_bit() {
     for n in 0..300 {
         let (ada, device) = (format!("user {n}").parse().unwrap(), name("phone"));
         let used = if n % 3 == 0 { day(20) } else { day(1) };
-        wait(durables.open(&ada, &device, Start::Now, &[], &[], Timestamp(used))).unwrap();
+        let wanted = Wanted { start: &Start::Now, views: &[], asked: &[], live: false };
+        wait(durables.open(&ada, &device, wanted, Timestamp(used))).unwrap();
     }
     let left = || log.notes("", None, 1000).unwrap().len();
     durables.sweep(Timestamp(day(30)));
@@ -189,6 +198,39 @@ fn what_nobody_uses_is_forgotten_bit_by_bit() {
     assert_eq!(left(), 100);
     durables.sweep(Timestamp(day(50)));
     assert_eq!(left(), 0);
+}
+
+/// On nodes whose clocks are minutes apart.
+#[test]
+fn the_newer_stream_has_the_greater_turn_whatever_the_clocks_say() {
+    let log = log();
+    let (fast, right) = (durables(&log), durables(&log));
+    let (now, ahead) = (1_000_000, 400_000);
+    let mut turns = vec![turn(&fast, now + ahead), turn(&right, now + 1), turn(&fast, now + ahead + 2)];
+    publish(&log);
+    wait(right.acknowledge(&user(), &name("phone"), &id(1), Timestamp(now + 3))).unwrap();
+    turns.push(turn(&right, now + 4));
+    assert!(turns.is_sorted_by(|one, next| one < next), "{turns:?}");
+    // Who polls takes it from nobody.
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], live: false };
+    assert_eq!(wait(right.open(&user(), &name("phone"), wanted, Timestamp(now))).unwrap().turn, None);
+    // One that was forgotten may still have a stream somewhere.
+    wait(right.forget(&user(), &name("phone"))).unwrap();
+    turns.push(turn(&right, now + ahead + 100));
+    assert!(turns.is_sorted_by(|one, next| one < next), "{turns:?}");
+}
+
+#[test]
+fn a_turn_that_can_not_be_noted_is_after_those_that_are_and_before_those_to_come() {
+    let log = log();
+    let noted = turn(&durables(&log), 1_000_000);
+    let later = turn(&durables(&log), 1_000_000);
+    let unnoted = Turn::unnoted(noted.0 / 2);
+    assert!(noted < unnoted && unnoted < later);
+    log.close();
+    let first = turn(&durables(&log), 1_000_000);
+    assert!(first > later);
+    assert_eq!(turn(&durables(&log), 1_000_000), first);
 }
 
 /// What can happen to the subscriptions of one user.

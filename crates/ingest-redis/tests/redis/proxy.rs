@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Wires {
+    /// The server's port that new connections lead to.
+    to: AtomicU16,
     open: Mutex<Vec<TcpStream>>,
     trap: Mutex<Option<Trap>>,
     cuts: AtomicUsize,
@@ -46,9 +48,11 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Wires::default());
         let wires = shared.clone();
+        wires.to.store(to, Ordering::SeqCst);
         // Ends with the test's process.
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                let to = wires.to.load(Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 if wires.closed.load(Ordering::SeqCst) {
                     continue;
@@ -61,6 +65,11 @@ impl Proxy {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// New connections lead to another port. Those that are there stay as they are.
+    pub fn lead_to(&self, port: u16) {
+        self.shared.to.store(port, Ordering::SeqCst);
     }
 
     /// The next time that a client sends this, it is handed on, done, and the connection is cut before the answer comes.

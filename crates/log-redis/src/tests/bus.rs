@@ -1,9 +1,9 @@
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use tidings_hub::{Bus, NodeId};
 
-use super::{Server, open};
+use super::proxy::Proxy;
+use super::*;
 use crate::RedisBus;
 
 /// Longer than anything here takes.
@@ -63,4 +63,102 @@ fn nodes_hear_each_other_in_order_and_again_after_an_outage() {
             _ => assert!(Instant::now() < end, "the line stays dead"),
         }
     }
+}
+
+/// Says something to all until both have heard it, and has a line made anew by whom it is that doesn't hear itself.
+fn all_hear(lines: [&RedisBus; 2], heard: [&Receiver<String>; 2], call: &str) {
+    let end = Instant::now() + PATIENCE;
+    for line in lines {
+        let mut missing = vec![true; 2];
+        while missing.contains(&true) {
+            assert!(Instant::now() < end, "{call} is not heard");
+            line.say(None, call.as_bytes().to_vec());
+            for (node, words) in heard.iter().enumerate() {
+                match words.recv_timeout(Duration::from_millis(500)) {
+                    Ok(said) => missing[node] &= said != call,
+                    Err(_) => lines[node].renew(),
+                }
+            }
+        }
+    }
+}
+
+/// A master whose host is gone: no connection to it is ever closed.
+#[test]
+fn nodes_hear_each_other_on_the_new_master_when_the_old_one_is_frozen() {
+    let first = Server::start(&[]);
+    let diskless = ["--repl-diskless-sync-delay", "0"];
+    let port = first.port.to_string();
+    let second = Server::start(&[&diskless[..], &["--replicaof", "127.0.0.1", &port]].concat());
+    until("the replica", || first.command::<String>("INFO replication").contains("state=online"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sentinel.conf");
+    let watched = format!(
+        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
+        first.port
+    );
+    std::fs::write(&file, watched).unwrap();
+    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
+    until("the sentinel knows the replica", || {
+        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
+    });
+    let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
+    let config = RedisLogConfig { url: url.parse().unwrap(), ..config(&first, "hub") };
+    let (one, two) = (RedisLog::open(config.clone()).unwrap(), RedisLog::open(config).unwrap());
+    let lines = [&one.bus(), &two.bus()];
+    let heard = [&join(lines[0], 1), &join(lines[1], 2)];
+    all_hear(lines, heard, "before");
+    first.signal("STOP");
+    until("the failover", || second.command::<String>("INFO replication").contains("role:master"));
+    all_hear(lines, heard, "after");
+    // It comes back, and is a replica from then on.
+    first.signal("CONT");
+    all_hear(lines, heard, "at last");
+}
+
+/// A master that becomes a replica closes no connection. What is said to it then is heard only by who listens to it.
+#[test]
+fn nobody_speaks_to_a_server_that_is_a_replica_now() {
+    let first = Server::start(&[]);
+    let proxy = Proxy::before(first.port);
+    let there = RedisLogConfig { url: proxy.url().parse().unwrap(), ..config(&first, "hub") };
+    let one = RedisLog::open(there).unwrap().bus();
+    let heard = join(&one, 1);
+    reached(&one, 1, &heard, "before");
+    let second = Server::start(&[]);
+    let port = second.port.to_string();
+    let _: String = first.arguments(&["REPLICAOF", "127.0.0.1", &port]);
+    until("the replica", || second.command::<String>("INFO replication").contains("state=online"));
+    proxy.lead_to(second.port);
+    let two = open(&second).bus();
+    let words = join(&two, 2);
+    reached(&two, 2, &words, "it listens");
+    reached(&one, 2, &words, "after");
+}
+
+/// Pub/Sub has no databases.
+#[test]
+fn hubs_in_two_databases_hear_nothing_of_each_other() {
+    let server = Server::start(&[]);
+    let rights = "on >pw resetchannels &tidings:{hub}:bus* ~tidings:{hub}:* +publish +subscribe +unsubscribe +@read +@write +@scripting +@connection +info +time +wait +config|get";
+    let words: Vec<&str> = ["ACL", "SETUSER", "tidings"].into_iter().chain(rights.split(' ')).collect();
+    let _: String = server.arguments(&words);
+    let lines = [1, 2].map(|database| {
+        let url = format!("redis://tidings:pw@127.0.0.1:{}/{database}", server.port);
+        let there = RedisLogConfig { url: url.parse().unwrap(), ..config(&server, "hub") };
+        RedisLog::open(there).unwrap().bus()
+    });
+    let heard = lines.each_ref().map(|line| join(line, 1));
+    for (line, heard) in lines.iter().zip(&heard) {
+        reached(line, 1, heard, "it listens");
+    }
+    let call = |number: usize| {
+        lines[number].say(None, b"to all of this one".to_vec());
+        lines[number].say(Some(NodeId::new(1)), b"to one of this one".to_vec());
+        assert_eq!(heard[number].recv_timeout(PATIENCE).unwrap(), "to all of this one");
+        assert_eq!(heard[number].recv_timeout(PATIENCE).unwrap(), "to one of this one");
+    };
+    call(0);
+    call(1);
+    assert_eq!(heard[0].recv_timeout(Duration::from_millis(200)).ok(), None);
 }

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use tidings_hub::{Census, Change, NodeId, Timestamp, View};
+use tidings_hub::durable::Turn;
+use tidings_hub::{Census, Change, NodeId, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, UserId};
 
-use super::words::{self, Answer, Question, Said};
+use super::words::{self, Answer, Question};
 use super::{Cluster, node_of};
 use crate::stats_channel::StatsChannel;
-use crate::stream::Changed;
+use crate::stream::{Changed, WorkersHandle};
 use crate::{App, ConnectionFilter, ConnectionInfo};
 
 /// What one node reached.
 pub(crate) struct Reached<T> {
     pub(crate) found: T,
-    /// How many nodes did not answer in time.
+    /// How many nodes did not answer in time, at the least.
     pub(crate) missing: usize,
 }
 
@@ -40,9 +41,10 @@ impl App {
     }
 
     /// One stream, on whichever node.
-    pub(crate) async fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {
+    pub(crate) async fn connection(&self, id: ConnectionId) -> Reached<Option<ConnectionInfo>> {
         let filter = ConnectionFilter { id: Some(id), ..ConnectionFilter::default() };
-        self.connections(&filter, 1).await.found.pop()
+        let Reached { mut found, missing } = self.connections(&filter, 1).await;
+        Reached { found: found.pop(), missing }
     }
 
     /// Ends the streams that are meant, on all nodes, and lets those go who poll as this user; how many streams it were.
@@ -94,14 +96,15 @@ impl App {
         Reached { found, missing }
     }
 
-    /// Whether a stream of any node follows one of these views, or a part of one, or somebody polls it.
+    /// Whether a stream of any node follows one of these views, or a part of one, or somebody polls it; true where it can't
+    /// be known.
     pub(crate) async fn follows(&self, views: &[View]) -> bool {
         if follows_here(self, views).await {
             return true;
         }
         let question = Question::Follows(words::said_views(views));
-        let (answers, _) = self.others(&ConnectionFilter::default(), question).await;
-        answers.iter().any(|answer| matches!(answer, Answer::Yes(true)))
+        let (answers, missing) = self.others(&ConnectionFilter::default(), question).await;
+        missing > 0 || answers.iter().any(|answer| matches!(answer, Answer::Yes(true)))
     }
 
     /// How many streams a user has on other nodes.
@@ -113,9 +116,9 @@ impl App {
     }
 
     /// A durable subscription has a new stream on this node.
-    pub(crate) fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
+    pub(crate) fn tell_held(&self, user: &UserId, name: &ClientId, turn: Turn) {
         if let Some(cluster) = self.cluster() {
-            cluster.tell_held(user, name, since);
+            cluster.tell_held(user, name, turn);
         }
     }
 
@@ -127,7 +130,7 @@ impl App {
     async fn others(&self, filter: &ConnectionFilter, question: Question) -> (Vec<Answer>, usize) {
         let Some(cluster) = self.cluster() else { return (Vec::new(), 0) };
         let node = match filter.id.map(node_of) {
-            Some(node) if node == self.node || !cluster.knows(node) => return (Vec::new(), 0),
+            Some(node) if node == self.node => return (Vec::new(), 0),
             node => node,
         };
         cluster.ask(node, question).await
@@ -135,24 +138,17 @@ impl App {
 }
 
 impl Cluster {
-    fn knows(&self, node: NodeId) -> bool {
-        self.lock_peers().contains_key(&node)
+    fn tell_held(&self, user: &UserId, name: &ClientId, turn: Turn) {
+        self.lock_held().push(words::said_held(user, name, turn));
     }
 
-    fn tell_held(&self, user: &UserId, name: &ClientId, since: Timestamp) {
-        self.say(None, Said::Held { user: user.to_string(), name: name.to_string(), since: since.0 });
-    }
-
-    /// Another node has a durable subscription. If the stream here is the later one, the other node is told of that.
-    pub(super) fn hear_held(&self, from: NodeId, user: &str, name: &str, since: u64) {
-        let (Some(app), Some((user, name))) = (self.app.upgrade(), words::read_held(user, name)) else {
-            return;
-        };
-        let Some(workers) = app.workers() else { return };
-        let mine = workers.yields(user.clone(), name.clone(), Timestamp(since), from < self.node);
+    /// Another node has a durable subscription. If the stream here is the newer one, the other node is told of that.
+    pub(super) fn hear_held(&self, workers: &WorkersHandle, from: NodeId, user: &str, name: &str, turn: u64) {
+        // A name that can't be one is nobody's.
+        let Some((user, name)) = words::read_held(user, name) else { return };
+        let mine = workers.yields(user.clone(), name.clone(), Turn(turn), from < self.node);
         if let Some(mine) = mine {
-            // An ear must not speak.
-            self.runtime.spawn(async move { app.tell_held(&user, &name, mine) });
+            self.tell_held(&user, &name, mine);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use tidings_hub::durable::Turn;
 use tidings_hub::{Census, Change, Losses, Timestamp, View};
 use tidings_wire::{Channel, ClientId, Epoch, Pattern, Position, Sequence, UserId};
 
@@ -30,7 +31,8 @@ pub(super) enum Said {
     /// A part of all that there is, up to a telling.
     All {
         number: u64,
-        first: bool,
+        /// Counted from 0.
+        part: u32,
         last: bool,
         news: Vec<News>,
     },
@@ -38,12 +40,6 @@ pub(super) enum Said {
     Everything,
     /// It is gone.
     Bye,
-    /// A durable subscription has a stream here, given at that time in milliseconds: whoever has an older one ends it.
-    Held {
-        user: String,
-        name: String,
-        since: u64,
-    },
     Question {
         call: u64,
         question: Question,
@@ -54,14 +50,33 @@ pub(super) enum Said {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum News {
-    User { user: String, connections: u32, info: Option<String> },
-    Member { channel: String, user: Option<String>, connections: u32 },
-    Whole { channel: String },
-    Watch { channel: String, watched: bool },
+    User {
+        user: String,
+        connections: u32,
+        info: Option<String>,
+    },
+    Member {
+        channel: String,
+        user: Option<String>,
+        connections: u32,
+    },
+    Whole {
+        channel: String,
+    },
+    Watch {
+        channel: String,
+        watched: bool,
+    },
     Spoke,
     Leaving,
+    /// A durable subscription has a stream here, of that turn: whoever has an older one ends it.
+    Held {
+        user: String,
+        name: String,
+        turn: u64,
+    },
 }
 
 /// What one node asks another.
@@ -153,7 +168,7 @@ impl From<tidings_hub::News> for News {
 }
 
 impl News {
-    /// None if a name in it can't be one.
+    /// None if a name in it can't be one, or it is of no user's presence.
     pub(super) fn read(self) -> Option<tidings_hub::News> {
         use tidings_hub::News as Said;
         Some(match self {
@@ -171,6 +186,7 @@ impl News {
             News::Watch { channel, watched } => Said::Watch { channel: read_channel(&channel)?, watched },
             News::Spoke => Said::Spoke,
             News::Leaving => Said::Leaving,
+            News::Held { .. } => return None,
         })
     }
 }
@@ -302,6 +318,10 @@ pub(super) fn read_change(add: &[String], remove: &[String]) -> Option<Change> {
 
 pub(super) fn read_channel(text: &str) -> Option<Channel> {
     text.parse::<Pattern>().ok()?.exact()
+}
+
+pub(super) fn said_held(user: &UserId, name: &ClientId, turn: Turn) -> News {
+    News::Held { user: user.to_string(), name: name.to_string(), turn: turn.0 }
 }
 
 pub(super) fn read_held(user: &str, name: &str) -> Option<(UserId, ClientId)> {

@@ -137,7 +137,7 @@ pub(super) fn require_own(identity: &Identity, user: Option<&UserId>) -> Result<
 /// 503: what was asked for is not done everywhere.
 pub(super) fn nodes_silent(missing: usize) -> Problem {
     let detail = format!(
-        "{missing} of the other nodes did not answer in time; those that did have done it. Try again"
+        "at least {missing} of the other nodes did not answer in time; those that did have done it. Try again"
     );
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nodes_silent", "Not all nodes have answered", detail)
         .header(RETRY_AFTER, HeaderValue::from_static("1"))
@@ -154,6 +154,18 @@ pub(super) fn no_such() -> Problem {
     not_found("there is no such connection, or it is not yours")
 }
 
+/// A connection, if there is one.
+///
+/// # Errors
+/// When the node that it may be on does not answer.
+pub(super) async fn find(app: &App, id: ConnectionId) -> Result<Option<ConnectionInfo>, Problem> {
+    let reached = app.connection(id).await;
+    match reached.found {
+        None if reached.missing > 0 => Err(nodes_silent(reached.missing)),
+        found => Ok(found),
+    }
+}
+
 /// The connection that the path names, if the caller may know of it. The id is no capability: who is not its user
 /// gets the same answer as for one that there is not.
 async fn named(call: &Call) -> Result<ConnectionInfo, Problem> {
@@ -164,7 +176,7 @@ async fn named(call: &Call) -> Result<ConnectionInfo, Problem> {
     }
     let id = call.parts.uri.path().rsplit('/').next().and_then(|id| id.parse::<ConnectionId>().ok());
     let found = match id {
-        Some(id) => call.app.connection(id).await,
+        Some(id) => find(&call.app, id).await?,
         None => None,
     };
     let own = |info: &ConnectionInfo| info.user.is_some() && info.user == identity.user;

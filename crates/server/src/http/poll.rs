@@ -30,8 +30,8 @@ struct Document<'a> {
 /// Waits for the answer, and gives it.
 pub(super) async fn poll(call: Call) -> Result<Response<Body>, Problem> {
     let app = &call.app;
-    let Admitted { request, identity, lens, resume, permit, now } =
-        match admit(app, &call.parts, call.peer).await {
+    let Admitted { request, identity, lens, resume, permit, turn: _, now } =
+        match admit(app, &call.parts, call.peer, false).await {
             Ok(admitted) => admitted,
             Err(Refused::Problem(problem)) => return Err(problem),
             Err(Refused::NothingToCome) => return Ok(nothing_to_come()),

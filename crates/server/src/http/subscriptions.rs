@@ -8,7 +8,7 @@ use tidings_hub::{Change, Timestamp, View};
 use tidings_wire::json::{BadJson, Reader};
 use tidings_wire::{ConnectionId, Pattern, Position, UserId};
 
-use super::connections::{no_such, nodes_silent, require_own};
+use super::connections::{find, no_such, nodes_silent, require_own};
 use super::parameters::Parameters;
 use super::{Call, answer, body};
 use crate::auth::Identity;
@@ -118,7 +118,7 @@ async fn note(call: &Call, changed: &[Changed]) {
     for Changed { connection, from, subscription } in changed {
         let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
         let asked = || async {
-            let stream = call.app.connection(*connection).await?;
+            let stream = call.app.connection(*connection).await.found?;
             Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
         };
         let noted = call.app.hub.durables().follow(user, name, asked, Timestamp::now()).await;
@@ -134,7 +134,7 @@ async fn meant(call: &Call, identity: &Identity, asked: &Asked) -> Result<Connec
     let all = ConnectionFilter::default();
     match (asked.connection, &asked.user) {
         (Some(id), None) => {
-            let found = call.app.connection(id).await.ok_or_else(no_such)?;
+            let found = find(&call.app, id).await?.ok_or_else(no_such)?;
             let secret = asked.secret.as_deref();
             let own = match &found.user {
                 Some(user) => identity.user.as_ref() == Some(user),

@@ -1,14 +1,14 @@
 //! Which stream has a durable subscription: one at a time, the newest.
 //!
 //! What is kept here is of this node, like the streams themselves. Other nodes are told of each that is given
-//! ([`Holders::yields`]).
+//! ([`Holders::yields`]), and who doesn't know what there is, of all ([`Holders::all`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidings_hub::Timestamp;
+use tidings_hub::durable::Turn;
 use tidings_wire::{ClientId, UserId};
 
 /// No place on a worker yet.
@@ -22,8 +22,7 @@ pub(crate) struct Holders(Mutex<HashMap<(UserId, ClientId), Arc<Held>>>);
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) worker: usize,
-    /// When it was given.
-    since: Timestamp,
+    turn: Turn,
     place: AtomicU64,
     replaced: AtomicBool,
 }
@@ -44,31 +43,50 @@ pub(crate) struct Holding {
 }
 
 impl Holders {
-    /// Gives a subscription to a new stream on a worker. The one that had it is to be ended.
+    /// Gives a subscription to a new stream on a worker. The one that had it is to be ended. Where that is the newer one
+    /// by its turn, the new one does not get it; of two whose turns are the same, the one that comes later is the newer.
     pub(crate) fn take(
         self: &Arc<Self>,
         user: UserId,
         name: ClientId,
         worker: usize,
-        since: Timestamp,
+        turn: Turn,
     ) -> (Holding, Option<Arc<Held>>) {
         let (place, replaced) = (AtomicU64::new(NOWHERE), AtomicBool::new(false));
-        let held = Arc::new(Held { worker, since, place, replaced });
+        let held = Arc::new(Held { worker, turn, place, replaced });
         let name = (user, name);
-        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), held.clone());
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match holders.entry(name.clone()) {
+            Entry::Occupied(there) if there.get().turn > turn => {
+                held.replaced.store(true, Ordering::Release);
+                None
+            }
+            Entry::Occupied(mut there) => Some(there.insert(held.clone())),
+            Entry::Vacant(place) => {
+                place.insert(held.clone());
+                None
+            }
+        };
+        drop(holders);
         if let Some(before) = &before {
             before.replaced.store(true, Ordering::Release);
         }
         (Holding { held, holders: self.clone(), name }, before)
     }
 
-    /// Another node gave a subscription to a stream of its own. The later one stays, of two at one time that of the
+    /// All that have a stream, and its turn.
+    pub(crate) fn all(&self) -> Vec<((UserId, ClientId), Turn)> {
+        let holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.iter().map(|(name, held)| (name.clone(), held.turn)).collect()
+    }
+
+    /// Another node gave a subscription to a stream of its own. The newer one stays, of two with one turn that of the
     /// node that is `before` the other.
-    pub(crate) fn yields(&self, user: UserId, name: ClientId, since: Timestamp, before: bool) -> Yields {
+    pub(crate) fn yields(&self, user: UserId, name: ClientId, turn: Turn, before: bool) -> Yields {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Entry::Occupied(mine) = holders.entry((user, name)) else { return Yields::Nothing };
-        if mine.get().since > since || (mine.get().since == since && !before) {
-            return Yields::Stays(mine.get().since);
+        if mine.get().turn > turn || (mine.get().turn == turn && !before) {
+            return Yields::Stays(mine.get().turn);
         }
         let mine = mine.remove();
         mine.replaced.store(true, Ordering::Release);
@@ -83,8 +101,8 @@ pub(crate) enum Yields {
     Nothing,
     /// It is to be ended.
     Ends(Arc<Held>),
-    /// It is the later one, and the other node is to be told.
-    Stays(Timestamp),
+    /// It is the newer one, and the other node is to be told.
+    Stays(Turn),
 }
 
 impl Holding {
@@ -120,8 +138,7 @@ mod tests {
     #[test]
     fn the_newest_has_it_and_the_last_one_leaves_nothing() {
         let holders = Arc::<Holders>::default();
-        let take =
-            |user: &str| holders.take(user.parse().unwrap(), "phone".parse().unwrap(), 0, Timestamp(5));
+        let take = |user: &str| holders.take(user.parse().unwrap(), "phone".parse().unwrap(), 0, Turn(5));
         let count = || holders.0.lock().unwrap().len();
         let (first, before) = take("ada");
         assert!(before.is_none() && !first.is_replaced());
@@ -141,13 +158,25 @@ mod tests {
     }
 
     #[test]
-    fn of_two_nodes_the_later_one_has_it() {
+    fn who_comes_late_with_an_older_turn_does_not_get_it() {
+        let holders = Arc::<Holders>::default();
+        let take = |turn| holders.take("ada".parse().unwrap(), "phone".parse().unwrap(), 0, Turn(turn));
+        let (newer, _) = take(6);
+        let (older, before) = take(5);
+        assert!(before.is_none() && older.is_replaced() && !newer.is_replaced());
+        drop(older);
+        let (newest, before) = take(7);
+        assert!(before.is_some() && newer.is_replaced() && !newest.is_replaced());
+    }
+
+    #[test]
+    fn of_two_nodes_the_newer_one_has_it() {
         let holders = Arc::<Holders>::default();
         let name = || ("ada".parse().unwrap(), "phone".parse().unwrap());
-        let yields = |since, before| holders.yields(name().0, name().1, Timestamp(since), before);
+        let yields = |turn, before| holders.yields(name().0, name().1, Turn(turn), before);
         assert!(matches!(yields(9, true), Yields::Nothing));
-        let (mine, _) = holders.take(name().0, name().1, 0, Timestamp(5));
-        assert!(matches!(yields(4, true), Yields::Stays(Timestamp(5))));
+        let (mine, _) = holders.take(name().0, name().1, 0, Turn(5));
+        assert!(matches!(yields(4, true), Yields::Stays(Turn(5))));
         assert!(matches!(yields(5, false), Yields::Stays(_)));
         assert!(!mine.is_replaced());
         assert!(matches!(yields(5, true), Yields::Ends(_)));

@@ -48,7 +48,7 @@ pub(crate) async fn open<'a>(
     let mut cors = HeaderMap::new();
     app.cors.apply(parts, &mut cors);
     let answer = Answer { app, parts, framing: head::framing(parts.version), cors };
-    let problem = match admit(app, parts, peer).await {
+    let problem = match admit(app, parts, peer, true).await {
         Ok(admitted) => {
             let stream = answer.stream(workers, peer, admitted).await;
             return Ok(Admission { workers, stream });
@@ -81,16 +81,16 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     async fn stream(&self, workers: &WorkersHandle, peer: SocketAddr, admitted: Admitted) -> NewStream {
-        let Admitted { request, identity, lens, resume, permit, now } = admitted;
+        let Admitted { request, identity, lens, resume, permit, turn, now } = admitted;
         let (seat, id) = workers.seat();
         let watching = match request.presence.is_empty() {
             true => None,
             false => Some(workers.watch(seat.worker, request.presence.clone()).await),
         };
-        let holding = request.subscription.clone().zip(identity.user.clone());
-        let holding = holding.map(|(name, user)| {
-            self.app.tell_held(&user, &name, now);
-            workers.hold(user, name, seat.worker, now)
+        let holding = request.subscription.clone().zip(identity.user.clone()).zip(turn);
+        let holding = holding.map(|((name, user), turn)| {
+            self.app.tell_held(&user, &name, turn);
+            workers.hold(user, name, seat.worker, turn)
         });
         let about = About { id, address: peer, control: request.control, permit, seat, holding };
         let token = identity.expires.map(|expires| expires.since(now));

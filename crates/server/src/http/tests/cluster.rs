@@ -16,9 +16,11 @@ use super::{Answer, Server, access_with, request, token};
 use crate::{LimitsConfig, ServerConfig};
 
 /// One node's end of the bus, which can be cut.
-struct Line {
-    bus: Arc<MemoryBus>,
-    cut: Arc<AtomicBool>,
+pub(super) struct Line {
+    pub(super) bus: Arc<MemoryBus>,
+    pub(super) cut: Arc<AtomicBool>,
+    /// Whether it can be made anew.
+    pub(super) heals: bool,
 }
 
 impl Bus for Line {
@@ -37,28 +39,42 @@ impl Bus for Line {
             self.bus.say(to, words);
         }
     }
+
+    fn renew(&self) {
+        self.cut.fetch_and(!self.heals, Ordering::SeqCst);
+    }
 }
 
-struct Nodes {
+pub(super) struct Nodes {
     /// Cuts the second one off.
-    cut: Arc<AtomicBool>,
-    one: (Server, SocketAddr),
-    two: (Server, SocketAddr),
+    pub(super) cut: Arc<AtomicBool>,
+    pub(super) one: (Server, SocketAddr),
+    pub(super) two: (Server, SocketAddr),
 }
 
 impl Nodes {
     async fn start() -> Nodes {
+        Nodes::with(false).await
+    }
+
+    /// `heals`: whether the second one's line can be made anew.
+    pub(super) async fn with(heals: bool) -> Nodes {
         let bus = Arc::new(MemoryBus::default());
-        let retention = Retention::default();
-        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention }));
+        let log = log();
         let cut = Arc::new(AtomicBool::new(false));
-        let line = || Arc::new(Line { bus: bus.clone(), cut: Arc::default() });
-        let two = Arc::new(Line { bus: bus.clone(), cut: cut.clone() });
-        Nodes { one: node(&log, line()).await, two: node(&log, two).await, cut }
+        let line = Arc::new(Line { bus: bus.clone(), cut: Arc::default(), heals });
+        let two = Arc::new(Line { bus, cut: cut.clone(), heals });
+        Nodes { one: node(&log, line).await, two: node(&log, two).await, cut }
     }
 }
 
-async fn node(log: &Arc<dyn Log>, bus: Arc<Line>) -> (Server, SocketAddr) {
+/// A log in memory, for several nodes.
+pub(super) fn log() -> Arc<dyn Log> {
+    let retention = Retention::default();
+    Arc::new(MemoryLog::new(MemoryLogConfig { epoch: Epoch(7), retention }))
+}
+
+pub(super) async fn node(log: &Arc<dyn Log>, bus: Arc<dyn Bus>) -> (Server, SocketAddr) {
     let limits = LimitsConfig { per_user: 2, ..LimitsConfig::default() };
     let config = ServerConfig { limits, ..ServerConfig::default() };
     let mut access = access_with(&["**", "$presence", "$user/*"]);
@@ -73,7 +89,12 @@ async fn node(log: &Arc<dyn Log>, bus: Arc<Line>) -> (Server, SocketAddr) {
 }
 
 /// Asks again until the answer is as it has to be, for half a minute.
-async fn until(server: &Server, token: &str, target: &str, right: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn until(
+    server: &Server,
+    token: &str,
+    target: &str,
+    right: impl Fn(&Value) -> bool,
+) -> Value {
     let mut answer = Value::Null;
     for _ in 0..300 {
         answer = server.as_who(token, "GET", target).await.ok();
@@ -85,7 +106,7 @@ async fn until(server: &Server, token: &str, target: &str, right: impl Fn(&Value
     panic!("{target}: {answer}");
 }
 
-async fn post(server: &Server, token: &str, method: &str, target: &str, body: &str) -> Answer {
+pub(super) async fn post(server: &Server, token: &str, method: &str, target: &str, body: &str) -> Answer {
     let mut request = request(method, target, body.to_owned().into());
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request.headers_mut().insert("content-type", "application/json".parse().unwrap());
@@ -93,7 +114,7 @@ async fn post(server: &Server, token: &str, method: &str, target: &str, body: &s
 }
 
 /// Both know of each other once a user of each is seen on both.
-async fn acquainted(nodes: &Nodes) -> (Stream, Stream) {
+pub(super) async fn acquainted(nodes: &Nodes) -> (Stream, Stream) {
     let (ann, bob, admin) = (token(Some("ann"), false), token(Some("bob"), false), token(None, true));
     let one = Stream::open(nodes.one.1, &format!("channel=room&token={ann}")).await;
     let two = Stream::open(nodes.two.1, &format!("channel=room&token={bob}")).await;
@@ -102,6 +123,8 @@ async fn acquainted(nodes: &Nodes) -> (Stream, Stream) {
             users[0]["connections"] == 1 && users[1]["connections"] == 1
         })
         .await;
+        // Until it has heard itself for a while it could be that there are more.
+        until(server, &admin, "/connections", |all| all.get("missing_nodes").is_none()).await;
     }
     (one, two)
 }

@@ -6,6 +6,7 @@ mod connections;
 mod disk;
 mod ends;
 mod history;
+mod line;
 mod lines;
 mod once;
 mod polling;

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Poll, Waker};
+use tidings_hub::durable::Turn;
 use tidings_hub::{Census, Change, Hub, NodeId, ShardStats, Timestamp, View};
 use tidings_wire::{Channel, ClientId, ConnectionId, Event, Position, UserId};
 use tokio::sync::oneshot;
@@ -172,32 +173,32 @@ impl WorkersHandle {
         (Seat::take(number, &self.workers[number].taken), ConnectionId(id))
     }
 
-    /// Gives a durable subscription to a stream that gets a place on this worker, and ends the one that had it.
-    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize, since: Timestamp) -> Holding {
-        let (holding, before) = self.holders.take(user, name, worker, since);
+    /// Gives a durable subscription to a stream that gets a place on this worker, and ends the one that had it; the new
+    /// one itself, if that is the newer one after all.
+    pub(crate) fn hold(&self, user: UserId, name: ClientId, worker: usize, turn: Turn) -> Holding {
+        let (holding, before) = self.holders.take(user, name, worker, turn);
         if let Some(before) = before {
             self.workers[before.worker].order(Order::Replace(before));
         }
         holding
     }
 
-    /// Another node has given a durable subscription to a stream of its own. When the one here is the later one, it
-    /// stays: since when it is there.
-    pub(crate) fn yields(
-        &self,
-        user: UserId,
-        name: ClientId,
-        since: Timestamp,
-        before: bool,
-    ) -> Option<Timestamp> {
-        match self.holders.yields(user, name, since, before) {
+    /// Another node has given a durable subscription to a stream of its own. When the one here is the newer one, it
+    /// stays: its turn.
+    pub(crate) fn yields(&self, user: UserId, name: ClientId, turn: Turn, before: bool) -> Option<Turn> {
+        match self.holders.yields(user, name, turn, before) {
             Yields::Nothing => None,
-            Yields::Stays(since) => Some(since),
+            Yields::Stays(turn) => Some(turn),
             Yields::Ends(held) => {
                 self.workers[held.worker].order(Order::Replace(held));
                 None
             }
         }
+    }
+
+    /// The durable subscriptions that have a stream here, and their turns.
+    pub(crate) fn held(&self) -> Vec<((UserId, ClientId), Turn)> {
+        self.holders.all()
     }
 
     /// Gives a stream to its worker.
