@@ -49,11 +49,13 @@ test(`${LOSSES} failovers to a replica that lacks something: with "master" who h
       const reader = await scene.subscriber(scene.nodes[users.indexOf(whole)].url, all, { mayRepeat: () => true });
       scene.subscribers.push(reader);
       scene.begin();
+      const lengths = () => scene.publishers.map(({ acknowledged }) => acknowledged.length);
+      const spans = [];
       let lost = 0;
       for (let round = 0; round < LOSSES; round++) {
         await sleep(100 + Math.random() * 300);
         scene.deeds.push('failover');
-        const before = scene.publishers.map(({ acknowledged }) => acknowledged.length);
+        const before = lengths();
         const answered = () => scene.publishers.flatMap(({ acknowledged }, index) => acknowledged.slice(before[index]));
         let maybeLost;
         await witness.leave();
@@ -64,6 +66,8 @@ test(`${LOSSES} failovers to a replica that lacks something: with "master" who h
           await reader.until(() => maybeLost.every(({ id }) => reader.ids.has(id)), 'what will be lost');
           // And something that is stored and shown, and not answered: it is sent again after the failover.
           await scene.unanswered((on) => pair.hold(on, { ways: ['down'], of: unanswered }));
+          // And what is under way when the master dies.
+          spans.push({ from: before, to: lengths().map((length) => length + 1) });
         });
         await scene.progress('failover');
         witness.comeBack();
@@ -75,7 +79,7 @@ test(`${LOSSES} failovers to a replica that lacks something: with "master" who h
         lost += gone.length;
       }
       await scene.end([...scene.subscribers, witness, quiet]);
-      judge(scene, witness, quiet);
+      judge(scene, witness, quiet, spans);
       scene.isOneOrder();
       assert.equal(reader.gaps.length, LOSSES, 'who has seen something of it each time is told each time');
       if (LOSSES > 0) assert.ok(scene.repeated > 0, 'nothing was stored in both histories');
@@ -87,8 +91,14 @@ test(`${LOSSES} failovers to a replica that lacks something: with "master" who h
   }
 });
 
-/** @param witness has seen all that is left; `quiet` stood before every fork */
-function judge({ subscribers }, witness, quiet) {
+/** @param witness has seen all that is left; `quiet` stood before every fork; `spans` are of what each publisher was answered that may be lost */
+function judge({ subscribers, publishers }, witness, quiet, spans) {
+  for (const [publisher, { acknowledged }] of publishers.entries()) {
+    for (const [index, { data, id }] of acknowledged.entries()) {
+      const mayBeLost = spans.some(({ from, to }) => index >= from[publisher] && index < to[publisher]);
+      assert.ok(mayBeLost || witness.ids.has(id), `${data} is lost, and no failover took it`);
+    }
+  }
   assert.deepEqual(witness.gaps, [], 'who was away missed nothing that is left');
   isSame(quiet.order, witness.order, 'who saw nothing of what was lost goes on');
   assert.deepEqual(quiet.gaps, []);
