@@ -39,7 +39,7 @@ export class Balancer {
     balancer.url = `http://127.0.0.1:${balancer.port}`;
     const { file: name, fit, command } = KINDS[kind];
     const replaced = ports.reduce(
-      (text, port, index) => substitute(text, `node-${index + 1}:4600`, `127.0.0.1:${port}`),
+      (text, port, index) => substitute(text, new RegExp(`node-${index + 1}:4600`, 'g'), `127.0.0.1:${port}`),
       substitute(await deployed(name), /(listen|bind)( :| )8080/, (_, word) => `${word} 127.0.0.1:${balancer.port}`),
     );
     const file = path.join(balancer.dir, name);

@@ -27,22 +27,22 @@ export class Redis {
     return redis;
   }
 
-  /** A Sentinel that watches this server as the service `main`. */
-  async watchedBySentinel() {
+  /** A Sentinel that watches this server, by way of this port, as the service `main`. It fails over when it is asked to: what is slow on a busy machine is not dead. */
+  async watchedBySentinel(port = this.port) {
     const sentinel = new Redis();
     sentinel.port = await freePort();
     sentinel.dir = await mkdtemp(path.join(tmpdir(), 'tidings-sentinel-'));
     const file = path.join(sentinel.dir, 'sentinel.conf');
-    await writeFile(file, `port ${sentinel.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${this.port} 1
-sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n`);
+    await writeFile(file, `port ${sentinel.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${port} 1
+sentinel down-after-milliseconds main 60000\nsentinel failover-timeout main 3000\n`);
     sentinel.args = [file, '--sentinel'];
     await sentinel.restart();
     return sentinel;
   }
 
-  /** Starts it and waits until it answers with what it has. */
-  async restart() {
-    const child = spawn('redis-server', this.args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  /** Starts it, with more arguments or other ones, and waits until it answers with what it has. */
+  async restart(more = []) {
+    const child = spawn('redis-server', [...this.args, ...more], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     let said = '';
     for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said = (said + text).slice(-2000)));

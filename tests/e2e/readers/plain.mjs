@@ -6,12 +6,19 @@ import { Reading } from './reading.mjs';
 
 export class PlainReader extends Reading {
   lastId;
+  /** How many times it has asked for a stream. */
+  tries = 0;
   #request;
   #closed = false;
 
-  /** @param check called with every published event; what it throws fails the reading */
-  constructor(url, { token, check = () => {} }) {
+  /**
+   * @param {object} options
+   * @param options.check called with every published event; what it throws fails the reading
+   * @param {string} [options.lastId] the last event id that it comes with
+   */
+  constructor(url, { token, check = () => {}, lastId }) {
     super();
+    this.lastId = lastId;
     this.running = this.#run(url, token, check).catch((error) => this.fail(error));
   }
 
@@ -32,6 +39,7 @@ export class PlainReader extends Reading {
 
   async *#stream(url, token) {
     const headers = { authorization: `Bearer ${token}`, accept: 'text/event-stream' };
+    this.tries += 1;
     if (this.lastId) headers['last-event-id'] = this.lastId;
     const response = await new Promise((resolve, reject) => {
       this.#request = http.get(url, { headers, agent: false }, resolve).on('error', reject);
