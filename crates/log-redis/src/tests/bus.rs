@@ -69,7 +69,7 @@ fn nodes_hear_each_other_in_order_and_again_after_an_outage() {
 fn all_hear(lines: [&RedisBus; 2], heard: [&Receiver<String>; 2], call: &str) {
     let end = Instant::now() + PATIENCE;
     for line in lines {
-        let mut missing = vec![true; 2];
+        let mut missing = [true; 2];
         while missing.contains(&true) {
             assert!(Instant::now() < end, "{call} is not heard");
             line.say(None, call.as_bytes().to_vec());
