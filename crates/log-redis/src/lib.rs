@@ -49,6 +49,7 @@ mod error;
 mod follow;
 mod log;
 mod queue;
+mod rebase;
 mod script;
 mod step;
 mod url;

@@ -137,7 +137,7 @@ impl Logs for OnRedis {
         drop(log);
         if self.rebase {
             let other = RedisLog::open(self.opened.clone().unwrap()).unwrap();
-            crate::follow::rebase(&other.shared).unwrap();
+            crate::rebase::rebase(&other.shared).unwrap();
         }
         Arc::new(RedisLog::open(self.opened.clone().unwrap()).unwrap())
     }
