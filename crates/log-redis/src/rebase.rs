@@ -1,7 +1,7 @@
 //! A new base in the place of the old one, and of the entries that it stands for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use redis::{Connection, Value, cmd};
@@ -14,8 +14,10 @@ use crate::script::{Arg, FORMAT, Script, run as run_script};
 
 /// So many bytes of entries may lie behind the base before a new one is thought of.
 const ENTRY_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
-/// How long a new base may take to write.
-const REBASE_MS: u64 = 60_000;
+/// How long what is there of a new base lasts when nothing more is added to it.
+const DRAFT_MS: u64 = 30_000;
+/// How long it takes until somebody tries again when a new base could not be written.
+const PAUSE_MS: u64 = 1_000;
 
 /// The bases that a node writes, one at a time.
 pub(crate) struct Bases {
@@ -53,7 +55,7 @@ impl Bases {
         drop(state);
         let lock = shared.keys.of_node("rebasing", "lock");
         let mine: Option<String> =
-            cmd("SET").arg(lock).arg(&shared.node).arg("NX").arg("PX").arg(REBASE_MS).query(connection)?;
+            cmd("SET").arg(lock).arg(&shared.node).arg("NX").arg("PX").arg(DRAFT_MS).query(connection)?;
         if mine.is_none() {
             return Ok(());
         }
@@ -82,31 +84,55 @@ fn connect_to_keys(shared: &Shared) -> Result<Connection> {
 
 /// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
 pub(crate) fn rebase(shared: &Shared) -> Result<()> {
+    /// No two bases are ever written under one name: what is sent late, after the next has begun, can't get into that.
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let mut connection = connect_to_keys(shared)?;
+    connection.set_read_timeout(Some(10 * ANSWER))?;
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = shared.keys.of_node("base", &format!("{}:{number}", shared.node));
+    let done = write(shared, &mut connection, &draft);
+    let lock = shared.keys.of_node("rebasing", "lock");
+    if let Ok(true) = done {
+        cmd("DEL").arg(lock).exec(&mut connection)?;
+    } else {
+        // As far as there is a connection; otherwise both go by themselves. It is not tried again at once.
+        let _ = cmd("UNLINK").arg(&draft).exec(&mut connection);
+        let _ = cmd("PEXPIRE").arg(lock).arg(PAUSE_MS).exec(&mut connection);
+    }
+    done.map(drop)
+}
+
+/// Whether the state of this moment is the base now. It is not if another node has made one in the meantime.
+fn write(shared: &Shared, connection: &mut Connection, draft: &str) -> Result<bool> {
     let (saved, at, size) = {
         let state = shared.lock();
         (state.replica.save(), state.at, state.size)
     };
     let keys = &shared.keys;
-    let mut connection = connect_to_keys(shared)?;
-    connection.set_read_timeout(Some(10 * ANSWER))?;
-    let new = keys.of_node("base", &shared.node);
-    cmd("DEL").arg(&new).exec(&mut connection)?;
-    let mut base_bytes = 0;
+    let lock = keys.of_node("rebasing", "lock");
+    let (mut chunks, mut base_bytes) = (0, 0);
     base::encode(&saved, at, |chunk| -> Result<()> {
+        let args = [Arg::Number(chunks), Arg::Bytes(chunk), Arg::Number(DRAFT_MS), Arg::Text(&shared.node)];
+        if run_script(connection, Script::Draft, &[draft, &lock], &args)? != Value::Int(1) {
+            return Err(Trouble::Refused("a new base took too long to write".to_owned()));
+        }
+        chunks += 1;
         base_bytes += chunk.len() as u64;
-        cmd("RPUSH").arg(&new).arg(chunk).exec(&mut connection)?;
-        // What is not finished goes by itself.
-        Ok(cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?)
+        Ok(())
     })?;
-    let four = [&keys.stream[..], &keys.meta, &keys.base, &new];
-    let args =
-        [Arg::Text(FORMAT), Arg::Number(at.epoch.into()), Arg::Number(size.base), Arg::Number(at.number)];
-    let done = run_script(&mut connection, Script::Rebase, &four, &args)?;
-    cmd("DEL").arg(keys.of_node("rebasing", "lock")).exec(&mut connection)?;
-    if done == Value::Int(1) {
+    let four = [&keys.stream[..], &keys.meta, &keys.base, draft];
+    let args = [
+        Arg::Text(FORMAT),
+        Arg::Number(at.epoch.into()),
+        Arg::Number(size.base),
+        Arg::Number(at.number),
+        Arg::Number(chunks),
+    ];
+    let done = run_script(connection, Script::Rebase, &four, &args)? == Value::Int(1);
+    if done {
         let mut state = shared.lock();
         let entries = state.size.entries.saturating_sub(size.entries);
         state.size = Size { base: at.number, base_bytes, entries };
     }
-    Ok(())
+    Ok(done)
 }

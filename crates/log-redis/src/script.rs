@@ -63,11 +63,24 @@ end
 return {last, epoch, meta[5]}
 ";
 
+/// Adds a chunk to a base that is being written, if all chunks before it are there: it goes away when its writer is
+/// suspended, and must not begin with what comes after that. KEYS: the list, the lock. ARGV: how many chunks come
+/// before, the chunk, for how long both last from now on, whose lock it is.
+const DRAFT: &str = r"
+if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
+redis.call('RPUSH', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if redis.call('GET', KEYS[2]) == ARGV[4] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+return 1
+";
+
 /// Puts a new base in the place of the old one and lets go of the entries that it stands for. KEYS: stream, meta, base,
-/// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one.
+/// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one, and how many chunks
+/// that has.
 const REBASE: &str = r"
 local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch', 'base')
-if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] or redis.call('EXISTS', KEYS[4]) == 0 then
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3]
+  or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then
   redis.call('DEL', KEYS[4])
   return 0
 end
@@ -83,6 +96,7 @@ return 1
 pub(crate) enum Script {
     Begin,
     Append,
+    Draft,
     Rebase,
 }
 
@@ -91,6 +105,7 @@ impl Script {
         match self {
             Script::Begin => BEGIN,
             Script::Append => APPEND,
+            Script::Draft => DRAFT,
             Script::Rebase => REBASE,
         }
     }

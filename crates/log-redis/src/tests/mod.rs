@@ -4,6 +4,7 @@ mod bus;
 mod cluster;
 mod history;
 mod outage;
+mod rebase;
 mod server;
 
 use std::cell::RefCell;

@@ -136,6 +136,9 @@ struct Wires {
     open: Mutex<Vec<TcpStream>>,
     /// Which word in what a client sends, once it was handed on, makes the proxy cut that connection before the answer.
     cut_after: Mutex<Option<Vec<u8>>>,
+    /// Which word in what a client sends makes the proxy hold it back.
+    hold_at: Mutex<Option<Vec<u8>>>,
+    holding: AtomicBool,
     cuts: AtomicUsize,
     closed: AtomicBool,
 }
@@ -166,6 +169,19 @@ impl Proxy {
     /// The next time that a client sends this, it is handed on, done, and the connection is cut before the answer comes.
     pub(super) fn cut_after(&self, word: &[u8]) {
         *self.shared.cut_after.lock().unwrap() = Some(word.to_vec());
+    }
+
+    /// The next time that a client sends this, it is held back until it is released.
+    pub(super) fn hold_at(&self, word: &[u8]) {
+        *self.shared.hold_at.lock().unwrap() = Some(word.to_vec());
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        self.shared.holding.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn release(&self) {
+        self.shared.holding.store(false, Ordering::SeqCst);
     }
 
     /// Cuts all connections.
@@ -200,15 +216,16 @@ impl Wires {
         thread::spawn(move || {
             let mut buffer = vec![0; 1 << 20];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
-                let mut wanted = wires.cut_after.lock().unwrap();
-                let cut = wanted
-                    .as_ref()
-                    .is_some_and(|word| buffer[..count].windows(word.len()).any(|part| part == &word[..]));
+                if take_if_in(&wires.hold_at, &buffer[..count]) {
+                    wires.holding.store(true, Ordering::SeqCst);
+                    while wires.holding.load(Ordering::SeqCst) {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                let cut = take_if_in(&wires.cut_after, &buffer[..count]);
                 if cut {
-                    *wanted = None;
                     *mute.lock().unwrap() = true;
                 }
-                drop(wanted);
                 if to.write_all(&buffer[..count]).is_err() {
                     break;
                 }
@@ -234,4 +251,14 @@ impl Wires {
             let _ = to.shutdown(Shutdown::Both);
         });
     }
+}
+
+/// Whether a word that is waited for is in what was sent; then it is waited for no more.
+fn take_if_in(wanted: &Mutex<Option<Vec<u8>>>, sent: &[u8]) -> bool {
+    let mut wanted = wanted.lock().unwrap();
+    let found = wanted.as_ref().is_some_and(|word| sent.windows(word.len()).any(|part| part == &word[..]));
+    if found {
+        *wanted = None;
+    }
+    found
 }
