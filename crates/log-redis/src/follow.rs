@@ -24,8 +24,8 @@ const BLOCK: Duration = Duration::from_millis(500);
 pub(crate) const ANSWER: Duration = Duration::from_millis(1000);
 /// How many entries one read returns: each may have a megabyte.
 const ENTRIES: usize = 64;
-/// How many chunks of the base one read returns.
-const CHUNKS: isize = 16;
+/// How many chunks of the base, of a megabyte each, one read returns.
+const CHUNKS: isize = 4;
 /// How often it is tried to read a log while others put new bases into it.
 const ATTEMPTS: usize = 10;
 
@@ -106,6 +106,8 @@ fn settle_with(
     let look = [Arg::Text(FORMAT), Arg::Text(""), Arg::Text(""), Arg::Text(""), Arg::Bytes(known_key)];
     match run_script(connection, Script::Append, &three, &look) {
         Err(Trouble::Gone) => {}
+        // Only a new epoch writes something, and nothing goes on before it: no room is made either.
+        Err(Trouble::Full(_)) => return meta(run_script(connection, Script::Fork, &three, &look)?),
         answer => return meta(answer?),
     }
     let mut steps = Vec::new();
@@ -298,6 +300,8 @@ impl Follower {
                 if !self.is_all(&mut connection, at)? {
                     self.load_anew(&mut connection)?;
                 }
+                // Nothing comes when Redis is full.
+                self.bases.think(&mut connection)?;
             } else if !whole {
                 self.load_anew(&mut connection)?;
             } else {

@@ -7,7 +7,7 @@ use std::thread;
 use redis::{Connection, Value, cmd};
 
 use crate::base;
-use crate::error::{Result, Trouble};
+use crate::error::{Result, Trouble, damaged};
 use crate::follow::{ANSWER, base_of};
 use crate::log::{Shared, Size};
 use crate::script::{Arg, FORMAT, Script, run as run_script};
@@ -33,30 +33,27 @@ impl Bases {
     /// Puts a new base into Redis when most of what lies there is not needed any more.
     pub(crate) fn think(&self, connection: &mut Connection) -> Result<()> {
         let shared = &self.shared;
-        {
+        let size = {
             let state = shared.lock();
-            let Size { base_bytes, entries, .. } = state.size;
-            if entries < ENTRY_BYTES || entries < base_bytes || self.writing.load(Ordering::Relaxed) {
-                return Ok(());
-            }
             let stats = state.replica.stats();
             let needed = stats.bytes + 100 * stats.records;
-            if base_bytes + entries < 2 * needed {
+            let full = shared.full.load(Ordering::Relaxed);
+            if self.writing.load(Ordering::Relaxed) || !is_due(state.size, needed, full) {
                 return Ok(());
             }
-        }
-        let base = base_of(connection, &shared.keys)?;
-        let mut state = shared.lock();
-        if base != state.size.base {
-            // Another node has done it; how much is left behind its base is not known exactly.
-            state.size = Size { base, base_bytes: state.replica.stats().bytes, entries: 0 };
-            return Ok(());
-        }
-        drop(state);
+            state.size
+        };
         let lock = shared.keys.of_node("rebasing", "lock");
-        let mine: Option<String> =
-            cmd("SET").arg(lock).arg(&shared.node).arg("NX").arg("PX").arg(DRAFT_MS).query(connection)?;
-        if mine.is_none() {
+        let args = [Arg::Number(size.base), Arg::Text(&shared.node), Arg::Number(DRAFT_MS)];
+        let answer = run_script(connection, Script::Claim, &[&shared.keys.meta, &lock], &args)?;
+        let (base, mine): (u64, bool) =
+            redis::from_redis_value(answer).map_err(|error| damaged(format!("of its base {error}")))?;
+        if base != size.base {
+            // Another node has done it; how much is left behind its base is not known exactly.
+            let mut state = shared.lock();
+            state.size = Size { base, base_bytes: state.replica.stats().bytes, entries: 0 };
+        }
+        if !mine {
             return Ok(());
         }
         self.writing.store(true, Ordering::Relaxed);
@@ -68,6 +65,21 @@ impl Bases {
         });
         Ok(())
     }
+}
+
+/// Whether a new base is worth its writing. `needed`: about how much it has.
+///
+/// While it is written it lies beside what it takes the place of: one and a half times what is kept, what is published
+/// meanwhile (at full speed another half), and the base itself. With what Redis's allocator adds that is three and a half
+/// times what is kept at most; the less often a base is written, the more.
+fn is_due(size: Size, needed: u64, full: bool) -> bool {
+    let Size { base_bytes, entries, .. } = size;
+    let all = base_bytes + entries;
+    if full {
+        // Rather than nothing being stored any more: for as little as an eighth.
+        return entries >= base_bytes / 8 && all >= needed + needed / 8;
+    }
+    entries >= ENTRY_BYTES.max(base_bytes / 2) && all >= needed + needed / 2
 }
 
 /// A connection to the node that has the log.
