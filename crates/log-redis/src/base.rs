@@ -17,8 +17,11 @@ use crate::step::{
     take_retention,
 };
 
-/// About how long a chunk is, unless one item alone is longer: Redis is busy with it for a fraction of a millisecond.
-const CHUNK: usize = 256 << 10;
+/// How long a chunk is at most, unless one item alone is longer: Redis is busy with it for a millisecond. With what Redis
+/// puts around it, it just fits into one of its allocator's sizes, of which the next is a quarter larger.
+const CHUNK: usize = (1 << 20) - 64;
+/// The longest length of an item.
+const LENGTH: usize = 10;
 
 const HEAD: u8 = 1;
 const CHANNEL: u8 = 2;
@@ -43,7 +46,7 @@ pub(crate) fn encode<E>(
 ) -> Result<(), E> {
     let mut chunk = Vec::new();
     let mut add = |item: &[u8]| {
-        if !chunk.is_empty() && chunk.len() + item.len() > CHUNK {
+        if !chunk.is_empty() && chunk.len() + LENGTH + item.len() > CHUNK {
             hand_over(&chunk)?;
             chunk.clear();
         }
@@ -239,7 +242,7 @@ mod tests {
         }
         let saved = replica.save();
         let chunks = chunks(&saved);
-        assert!(chunks.len() >= 4 && chunks.iter().all(|chunk| chunk.len() <= CHUNK + 16));
+        assert!(chunks.len() >= 4 && chunks.iter().all(|chunk| chunk.len() <= CHUNK));
         assert_eq!(decode(&chunks).unwrap().0.save(), saved);
         for missing in 0..chunks.len() {
             let mut rest = chunks.clone();

@@ -7,6 +7,7 @@ use redis::{Client, Connection, ConnectionInfo, TlsCertificates, Value, cmd};
 
 use crate::error::{Result, Trouble};
 use crate::log::Ack;
+use crate::script::{Arg, Script, run as run_script};
 use crate::url::{Place, RedisUrl, at};
 
 /// How long it may take to connect, with all that belongs to it.
@@ -140,7 +141,7 @@ pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: 
     // What is waited for is what this connection has written last: so that it writes something. All that was written
     // before, by whomever, comes before it.
     let mark = |connection: &mut Connection| -> Result<()> {
-        Ok(cmd("SET").arg(key).arg(1).arg("PX").arg(60_000).exec(connection)?)
+        run_script(connection, Script::Mark, &[key], &[Arg::Number(60_000)]).map(drop)
     };
     match ack {
         Ack::Master => Ok(()),

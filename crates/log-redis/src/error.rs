@@ -21,6 +21,8 @@ pub(crate) enum Trouble {
     Refused(String),
     /// What was stored is not as durable yet as it is to be before anybody sees it.
     NotYet(String),
+    /// Redis refused because its memory is full.
+    Full(String),
     /// Another node of a cluster has the keys.
     Moved(String),
     /// There is no log in Redis, or only a part of one.
@@ -33,7 +35,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Away(what) => write!(f, "Redis is out of reach: {what}"),
-            Trouble::Refused(what) | Trouble::NotYet(what) => f.write_str(what),
+            Trouble::Refused(what) | Trouble::Full(what) | Trouble::NotYet(what) => f.write_str(what),
             Trouble::Moved(to) => write!(f, "the log has moved to {to}"),
             Trouble::Gone => f.write_str("the log is gone from Redis"),
         }
@@ -48,10 +50,13 @@ impl From<RedisError> for Trouble {
         match error.code() {
             Some("TIDINGSGONE") => Trouble::Gone,
             Some("TIDINGS") => Trouble::Refused(error.detail().unwrap_or_default().to_owned()),
-            Some(code) => Trouble::Refused(match error.detail() {
-                Some(detail) => format!("Redis says {code} {detail}"),
-                None => format!("Redis says {code}"),
-            }),
+            Some(code) => {
+                let what = match error.detail() {
+                    Some(detail) => format!("Redis says {code} {detail}"),
+                    None => format!("Redis says {code}"),
+                };
+                if code == "OOM" { Trouble::Full(what) } else { Trouble::Refused(what) }
+            }
             // An answer that can't be read is no answer.
             None => Trouble::Away(error.to_string()),
         }

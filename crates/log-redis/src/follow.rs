@@ -1,8 +1,6 @@
 //! The thread that reads: everything that any node has appended, in its order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::{Connection, Value, cmd};
@@ -17,6 +15,7 @@ use crate::entry::{Entry, blob, entries, of_stream};
 use crate::error::{Result, Trouble, damaged};
 use crate::log::{Part, Shared, Size};
 use crate::queue::{Asker, Outcome};
+use crate::rebase::Bases;
 use crate::script::{Arg, FORMAT, Keys, Script, run as run_script};
 use crate::step::{Step, put_bytes};
 use crate::write::AGAIN;
@@ -24,19 +23,15 @@ use crate::write::AGAIN;
 /// How long one read waits for something new. Then it is looked whether the log is still the one that it was.
 const BLOCK: Duration = Duration::from_millis(500);
 /// How long an answer may take beyond that before the connection is given up.
-const ANSWER: Duration = Duration::from_millis(1000);
+pub(crate) const ANSWER: Duration = Duration::from_millis(1000);
 /// After how long it is known that a connection is silent.
 pub(crate) const SILENCE: Duration = BLOCK.saturating_add(ANSWER);
 /// How many entries one read returns: each may have a megabyte.
 const ENTRIES: usize = 64;
-/// How many chunks of the base one read returns.
-const CHUNKS: isize = 16;
+/// How many chunks of the base, of a megabyte each, one read returns.
+const CHUNKS: isize = 4;
 /// How often it is tried to read a log while others put new bases into it.
 const ATTEMPTS: usize = 10;
-/// So many bytes of entries may lie behind the base before a new one is thought of.
-const ENTRY_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
-/// How long a new base may take to write.
-const REBASE_MS: u64 = 60_000;
 
 /// What Redis says of the log.
 #[derive(Debug, Clone, Copy)]
@@ -134,6 +129,8 @@ fn settle_with(
     ];
     match run_script(connection, Script::Append, &three, &look) {
         Err(Trouble::Gone) => {}
+        // Only a new epoch writes something, and nothing goes on before it: no room is made either.
+        Err(Trouble::Full(_)) => return meta(run_script(connection, Script::Fork, &three, &look)?),
         answer => return meta(answer?),
     }
     let mut steps = Vec::new();
@@ -174,7 +171,8 @@ fn load(connection: &mut Connection, keys: &Keys, meta: Meta, node: &str) -> Res
     Err(Trouble::Refused("the log changes faster than it can be read".to_owned()))
 }
 
-fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
+/// The entry up to which the base goes.
+pub(crate) fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
     let base: Option<u64> = cmd("HGET").arg(&keys.meta).arg("base").query(connection)?;
     base.ok_or(Trouble::Gone)
 }
@@ -259,13 +257,14 @@ pub(crate) struct Follower {
     /// Where a node of a cluster said that the keys are.
     moved: Option<String>,
     seen_key: String,
-    rebasing: Arc<AtomicBool>,
+    bases: Bases,
 }
 
 impl Follower {
     pub(crate) fn new(shared: Arc<Shared>, connection: Connection) -> Follower {
         let seen_key = shared.keys.of_node("seen", &shared.node);
-        Follower { shared, connection: Some(connection), moved: None, seen_key, rebasing: Arc::default() }
+        let bases = Bases::new(shared.clone());
+        Follower { shared, connection: Some(connection), moved: None, seen_key, bases }
     }
 
     pub(crate) fn run(mut self) {
@@ -327,12 +326,14 @@ impl Follower {
                 if !self.is_all(&mut connection, at)? {
                     self.load_anew(&mut connection)?;
                 }
+                // Nothing comes when Redis is full.
+                self.bases.think(&mut connection)?;
             } else if !whole {
                 self.load_anew(&mut connection)?;
             } else {
                 self.wait_until_durable(&mut connection, before.epoch)?;
                 self.take_in(read)?;
-                self.think_of_a_base(&mut connection)?;
+                self.bases.think(&mut connection)?;
                 // Where much comes, a moment's rest makes fewer and larger reads.
                 if count > 2 {
                     self.shared.queue.pause(Duration::from_millis(if count > 16 { 2 } else { 1 }));
@@ -455,86 +456,4 @@ impl Follower {
         self.answer(loaded.mine);
         Ok(())
     }
-
-    /// Puts a new base into Redis when most of what lies there is not needed any more.
-    fn think_of_a_base(&self, connection: &mut Connection) -> Result<()> {
-        let shared = &self.shared;
-        {
-            let state = shared.lock();
-            let Size { base_bytes, entries, .. } = state.size;
-            if entries < ENTRY_BYTES || entries < base_bytes || self.rebasing.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let stats = state.replica.stats();
-            let needed = stats.bytes + 100 * stats.records;
-            if base_bytes + entries < 2 * needed {
-                return Ok(());
-            }
-        }
-        let base = base_of(connection, &shared.keys)?;
-        let mut state = shared.lock();
-        if base != state.size.base {
-            // Another node has done it; how much is left behind its base is not known exactly.
-            state.size = Size { base, base_bytes: state.replica.stats().bytes, entries: 0 };
-            return Ok(());
-        }
-        drop(state);
-        let lock = shared.keys.of_node("rebasing", "lock");
-        let mine: Option<String> =
-            cmd("SET").arg(lock).arg(&shared.node).arg("NX").arg("PX").arg(REBASE_MS).query(connection)?;
-        if mine.is_none() {
-            return Ok(());
-        }
-        self.rebasing.store(true, Ordering::Relaxed);
-        let (shared, rebasing) = (shared.clone(), self.rebasing.clone());
-        thread::spawn(move || {
-            // If it fails, the old base is as good as it was.
-            let _ = rebase(&shared);
-            rebasing.store(false, Ordering::Relaxed);
-        });
-        Ok(())
-    }
-}
-
-/// A connection to the node that has the log.
-fn connect_to_keys(shared: &Shared) -> Result<Connection> {
-    let mut moved: Option<String> = None;
-    loop {
-        let mut connection = shared.connector.connect(moved.as_deref())?;
-        match base_of(&mut connection, &shared.keys) {
-            Err(Trouble::Moved(to)) if moved.is_none() => moved = Some(to),
-            found => return found.map(|_| connection),
-        }
-    }
-}
-
-/// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
-pub(crate) fn rebase(shared: &Shared) -> Result<()> {
-    let (saved, at, size) = {
-        let state = shared.lock();
-        (state.replica.save(), state.at, state.size)
-    };
-    let keys = &shared.keys;
-    let mut connection = connect_to_keys(shared)?;
-    connection.set_read_timeout(Some(10 * ANSWER))?;
-    let new = keys.of_node("base", &shared.node);
-    cmd("DEL").arg(&new).exec(&mut connection)?;
-    let mut base_bytes = 0;
-    base::encode(&saved, at, |chunk| -> Result<()> {
-        base_bytes += chunk.len() as u64;
-        cmd("RPUSH").arg(&new).arg(chunk).exec(&mut connection)?;
-        // What is not finished goes by itself.
-        Ok(cmd("PEXPIRE").arg(&new).arg(REBASE_MS).exec(&mut connection)?)
-    })?;
-    let four = [&keys.stream[..], &keys.meta, &keys.base, &new];
-    let args =
-        [Arg::Text(FORMAT), Arg::Number(at.epoch.into()), Arg::Number(size.base), Arg::Number(at.number)];
-    let done = run_script(&mut connection, Script::Rebase, &four, &args)?;
-    cmd("DEL").arg(keys.of_node("rebasing", "lock")).exec(&mut connection)?;
-    if done == Value::Int(1) {
-        let mut state = shared.lock();
-        let entries = state.size.entries.saturating_sub(size.entries);
-        state.size = Size { base: at.number, base_bytes, entries };
-    }
-    Ok(())
 }

@@ -22,8 +22,9 @@
 //!   place of the old one.
 //! - `tidings:{NAME}:bus`, and `tidings:{NAME}:bus:NODE`: no keys, but where nodes speak to each other, see [`RedisBus`].
 //! - `tidings:{NAME}:node:NODE`: the number of the newest group of a node, for an hour.
-//! - For a minute: `seen:NODE`, what a node writes to wait for replicas or the disk; `base:NODE`, a base that is being
-//!   written; `rebasing:lock`, so that not all nodes write one at once (if they do, one of them counts).
+//! - For a minute: `seen:NODE`, what a node writes to wait for replicas or the disk; `base:NODE:N`, a base that is being
+//!   written, the how-manieth of that node; `rebasing:lock`, so that not all nodes write one at once (if they do, one of
+//!   them counts).
 //!
 //! # Who decides what
 //!
@@ -50,6 +51,7 @@ mod error;
 mod follow;
 mod log;
 mod queue;
+mod rebase;
 mod script;
 mod step;
 mod url;

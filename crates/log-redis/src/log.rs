@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::ready;
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -124,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) read_on: Condvar,
     pub(crate) feed: Feed,
     troubles: Mutex<Troubles>,
+    /// Whether Redis has refused what this node sent last because its memory is full.
+    pub(crate) full: AtomicBool,
 }
 
 /// All that was read.
@@ -224,6 +227,7 @@ impl RedisLog {
             read_on: Condvar::new(),
             feed: Feed::default(),
             troubles: Mutex::default(),
+            full: AtomicBool::new(false),
         });
         let follower = Follower::new(shared.clone(), opened.connection);
         thread::spawn(move || follower.run());

@@ -66,11 +66,33 @@ end
 return {last, epoch, meta[5], now}
 ";
 
+/// Whether a node may write a new base. KEYS: meta, the lock. ARGV: the entry up to which it thinks that the base goes, the
+/// node, for how long the lock is its. Answers up to which entry it goes, and whether the lock is the node's.
+const CLAIM: &str = r"
+local base = redis.call('HGET', KEYS[1], 'base')
+if not base then return redis.error_reply('TIDINGSGONE the log is gone') end
+local free = base == ARGV[1] and redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3])
+return {tonumber(base), free and 1 or 0}
+";
+
+/// Adds a chunk to a base that is being written, if all chunks before it are there: it goes away when its writer is
+/// suspended, and must not begin with what comes after that. KEYS: the list, the lock. ARGV: how many chunks come
+/// before, the chunk, for how long both last from now on, whose lock it is.
+const DRAFT: &str = r"
+if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
+redis.call('RPUSH', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if redis.call('GET', KEYS[2]) == ARGV[4] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+return 1
+";
+
 /// Puts a new base in the place of the old one and lets go of the entries that it stands for. KEYS: stream, meta, base,
-/// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one.
+/// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one, and how many chunks
+/// that has.
 const REBASE: &str = r"
 local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch', 'base')
-if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] or redis.call('EXISTS', KEYS[4]) == 0 then
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3]
+  or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then
   redis.call('DEL', KEYS[4])
   return 0
 end
@@ -81,20 +103,38 @@ redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-0', tonumber(ARGV[4]) 
 return 1
 ";
 
+/// Writes something that is waited for. KEYS: what is written. ARGV: for how long.
+const MARK: &str = r"
+return redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+";
+
+/// What a script begins with that runs though the memory of Redis is full: those that make room, and what has to be
+/// written before that.
+const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";
+
 /// A script, by what it does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Script {
     Begin,
     Append,
+    /// As `Append`, without a group.
+    Fork,
+    Claim,
+    Draft,
     Rebase,
+    Mark,
 }
 
 impl Script {
-    fn text(self) -> &'static str {
+    fn text(self) -> String {
         match self {
-            Script::Begin => BEGIN,
-            Script::Append => APPEND,
-            Script::Rebase => REBASE,
+            Script::Begin => BEGIN.to_owned(),
+            Script::Append => APPEND.to_owned(),
+            Script::Fork => format!("{THOUGH_FULL}{APPEND}"),
+            Script::Claim => format!("{THOUGH_FULL}{CLAIM}"),
+            Script::Draft => format!("{THOUGH_FULL}{DRAFT}"),
+            Script::Rebase => format!("{THOUGH_FULL}{REBASE}"),
+            Script::Mark => format!("{THOUGH_FULL}{MARK}"),
         }
     }
 }
@@ -155,12 +195,12 @@ pub(crate) fn run(
     let sum = sha1(script);
     match call("EVALSHA", &sum).query(connection) {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            Ok(call("EVAL", script.text()).query(connection)?)
+            Ok(call("EVAL", &script.text()).query(connection)?)
         }
         answer => answer.map_err(Trouble::from),
     }
 }
 
 fn sha1(script: Script) -> String {
-    redis::Script::new(script.text()).get_hash().to_owned()
+    redis::Script::new(&script.text()).get_hash().to_owned()
 }

@@ -1,5 +1,6 @@
 //! The thread that appends: one group after the other, each until it is known to be stored or nobody waits for it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Connection;
@@ -102,6 +103,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
                 stored.map(drop)
             }
         };
+        shared.full.store(matches!(stored, Err(Trouble::Full(_))), Ordering::Relaxed);
         let Err(trouble) = stored else {
             shared.trouble(Part::Writing, None);
             return true;

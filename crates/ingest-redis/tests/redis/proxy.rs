@@ -27,7 +27,7 @@ struct Wires {
     released: Condvar,
 }
 
-/// What is done when a client sends a word: that itself is handed on, so that the server does it.
+/// What is done when a client sends a word.
 struct Trap {
     word: Vec<u8>,
     then: Then,
@@ -35,10 +35,12 @@ struct Trap {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// The connection is cut before the answer.
+    /// It is handed on, and the connection is cut before the answer.
     Cut,
-    /// The answer is held, and all else.
+    /// It is handed on, and the answer is held, and all else.
     Hold,
+    /// It is held itself, and all else.
+    HoldIt,
 }
 
 impl Proxy {
@@ -80,6 +82,11 @@ impl Proxy {
     /// The next time that a client sends this, it is handed on, and from then on everything is held.
     pub fn hold_after(&self, word: &[u8]) {
         self.set(word, Then::Hold);
+    }
+
+    /// The next time that a client sends this, everything is held, and it first.
+    pub fn hold_at(&self, word: &[u8]) {
+        self.set(word, Then::HoldIt);
     }
 
     fn set(&self, word: &[u8], then: Then) {
@@ -138,6 +145,10 @@ impl Wires {
                 match then {
                     Some(Then::Cut) => *mute.lock().unwrap() = true,
                     Some(Then::Hold) => *wires.held.lock().unwrap() = true,
+                    Some(Then::HoldIt) => {
+                        *wires.held.lock().unwrap() = true;
+                        wires.pass();
+                    }
                     None => {}
                 }
                 if to.write_all(&buffer[..count]).is_err() {

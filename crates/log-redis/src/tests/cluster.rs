@@ -75,7 +75,7 @@ fn of_a_cluster_the_node_with_the_keys_is_found() {
     assert_eq!(all(&other), [(1, "x".to_owned())]);
     assert_eq!(append(&other, "y").sequence, Sequence(2));
     until("the record", || log.head() == other.head());
-    crate::follow::rebase(&log.shared).unwrap();
+    crate::rebase::rebase(&log.shared).unwrap();
     assert_eq!(all(&open(&nodes[0])), all(&log));
     let keys: Vec<String> = nodes[0].command("KEYS tidings:*");
     assert!(keys.is_empty(), "{keys:?}");

@@ -1,7 +1,7 @@
 //! One history for all nodes, whatever becomes of Redis.
 
 use super::*;
-use crate::follow::rebase;
+use crate::rebase::rebase;
 use crate::script::Keys;
 
 fn forked(item: &TailItem) -> Option<(u32, u64, u64)> {

@@ -6,6 +6,7 @@ mod history;
 mod outage;
 #[path = "../../../ingest-redis/tests/redis/proxy.rs"]
 mod proxy;
+mod rebase;
 mod server;
 #[path = "../../../ingest-redis/tests/redis/tls.rs"]
 mod tls;
@@ -141,7 +142,7 @@ impl Logs for OnRedis {
         drop(log);
         if self.rebase {
             let other = RedisLog::open(self.opened.clone().unwrap()).unwrap();
-            crate::follow::rebase(&other.shared).unwrap();
+            crate::rebase::rebase(&other.shared).unwrap();
         }
         Arc::new(RedisLog::open(self.opened.clone().unwrap()).unwrap())
     }

@@ -150,7 +150,7 @@ fn a_user_of_redis_may_do_what_the_log_needs_and_no_more() {
     let log = RedisLog::open(with("tidings:canary-pw")).unwrap();
     append(&log, "x");
     wait(log.purge("a".parse().unwrap())).unwrap();
-    crate::follow::rebase(&log.shared).unwrap();
+    crate::rebase::rebase(&log.shared).unwrap();
     let said = refused(with("tidings:canary-wrong"));
     assert!(said.contains("WRONGPASS") || said.contains("uthentication"), "{said}");
     assert!(!said.contains("canary"), "{said}");
