@@ -1,5 +1,7 @@
 //! What Redis does in one step.
 
+use std::sync::LazyLock;
+
 use redis::{Cmd, ConnectionLike, ErrorKind, ServerErrorKind, Value, cmd};
 
 use crate::error::{Result, Trouble};
@@ -126,6 +128,24 @@ pub(crate) enum Script {
 }
 
 impl Script {
+    /// All of them, in the order of their declaration.
+    const ALL: [Script; 7] = [
+        Script::Begin,
+        Script::Append,
+        Script::Fork,
+        Script::Claim,
+        Script::Draft,
+        Script::Rebase,
+        Script::Mark,
+    ];
+
+    /// Its text with its sum, which is made once.
+    fn prepared(self) -> &'static redis::Script {
+        static PREPARED: LazyLock<[redis::Script; Script::ALL.len()]> =
+            LazyLock::new(|| Script::ALL.map(|script| redis::Script::new(&script.text())));
+        &PREPARED[self as usize]
+    }
+
     fn text(self) -> String {
         match self {
             Script::Begin => BEGIN.to_owned(),
@@ -192,8 +212,7 @@ pub(crate) fn run(
         }
         call
     };
-    let sum = sha1(script);
-    match call("EVALSHA", &sum).query(connection) {
+    match call("EVALSHA", script.prepared().get_hash()).query(connection) {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
             Ok(call("EVAL", &script.text()).query(connection)?)
         }
@@ -201,6 +220,15 @@ pub(crate) fn run(
     }
 }
 
-fn sha1(script: Script) -> String {
-    redis::Script::new(&script.text()).get_hash().to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_script_has_its_own_sum() {
+        for (place, script) in Script::ALL.into_iter().enumerate() {
+            assert_eq!(script as usize, place, "{script:?}");
+            assert_eq!(script.prepared().get_hash(), redis::Script::new(&script.text()).get_hash());
+        }
+    }
 }
