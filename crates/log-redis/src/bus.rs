@@ -122,7 +122,7 @@ impl Inner {
     fn publish(&self, kept: &mut Option<Connection>, words: &[(Option<NodeId>, Vec<u8>)]) -> Result<()> {
         let connection = match kept {
             Some(connection) => connection,
-            None => kept.insert(self.connector.connect(None)?),
+            None => kept.insert(self.connector.connect()?),
         };
         let mut pipe = redis::pipe();
         for (to, words) in words {
@@ -154,7 +154,7 @@ fn listen(inner: &Weak<Inner>, node: NodeId, ear: &Ear) {
     loop {
         let Some(alive) = inner.upgrade().filter(|inner| !inner.lock().over) else { return };
         let topics = [alive.topic(None), alive.topic(Some(node))];
-        let connected = alive.connector.connect(None);
+        let connected = alive.connector.connect();
         drop(alive);
         let listened =
             connected.and_then(|connection| listen_on(connection, &topics, inner, ear, &mut trouble));

@@ -44,6 +44,7 @@
 
 mod base;
 mod bus;
+mod cluster;
 mod connect;
 mod entry;
 mod error;
