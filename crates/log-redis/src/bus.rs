@@ -155,7 +155,7 @@ impl Inner {
         let speaker = match kept {
             Some(speaker) => speaker,
             None => {
-                let connection = self.connector.connect(None)?;
+                let connection = self.connector.connect()?;
                 connection.set_read_timeout(Some(ANSWER))?;
                 connection.set_write_timeout(Some(ANSWER))?;
                 kept.insert(Speaker { connection, looked: Instant::now() })
@@ -214,7 +214,7 @@ fn listen(inner: &Weak<Inner>, node: NodeId, ear: &Ear) {
         let Some(alive) = inner.upgrade().filter(|inner| !inner.lock().over) else { return };
         let topics = [alive.topic(None), alive.topic(Some(node))];
         let renewed = alive.renewed();
-        let connected = alive.connector.connect(None);
+        let connected = alive.connector.connect();
         drop(alive);
         let good = || inner.upgrade().is_some_and(|inner| !inner.lock().over && inner.renewed() == renewed);
         let listened =

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ConnectionInfo, TlsCertificates, Value, cmd};
+use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, TlsCertificates, Value, cmd};
 
+use crate::cluster::{Address, Nodes};
 use crate::error::{Result, Trouble};
 use crate::log::Ack;
 use crate::script::{Arg, Script, run as run_script};
@@ -20,27 +21,70 @@ pub(crate) struct Connector {
     /// The certificate of the authority that Redis's is signed by, in PEM; without it those of the system count.
     pub(crate) authority: Option<Vec<u8>>,
     pub(crate) ack: Ack,
+    /// The key by which it is asked where in a cluster the log is.
+    pub(crate) key: String,
+    pub(crate) nodes: Nodes,
 }
 
 impl Connector {
-    /// A connection to the master that has the log. `moved`: where a node of a cluster said that its keys are.
-    pub(crate) fn connect(&self, moved: Option<&str>) -> Result<Connection> {
+    /// A connection to the master that has the log.
+    pub(crate) fn connect(&self) -> Result<Connection> {
         let deadline = Instant::now() + CONNECT;
-        let mut connection = match (&self.url.at, moved.and_then(|moved| moved.rsplit_once(':'))) {
-            (Place::Server(info), None) => self.open(info, deadline)?,
-            (Place::Server(info), Some((host, port))) => {
-                let port = port.parse().map_err(|_| Trouble::Refused("a strange address".to_owned()))?;
-                self.open(&at(info, host, port), deadline)?
-            }
-            (Place::Sentinels { sentinels, master, server }, _) => {
+        match &self.url.at {
+            Place::Server(info) => match info.addr() {
+                ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                    self.find(info, &Address { host: host.clone(), port: *port }, deadline)
+                }
+                _ => self.try_at(info, None, deadline),
+            },
+            Place::Sentinels { sentinels, master, server } => {
                 let (host, port) = self.ask(sentinels, master, deadline)?;
-                self.open(&at(server, &host, port), deadline)?
+                self.try_at(&at(server, &host, port), None, deadline)
             }
-        };
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        }
+    }
+
+    /// Of the nodes of a cluster, the one that has the log. Without a cluster there is only the one of the URL.
+    fn find(&self, info: &ConnectionInfo, seed: &Address, deadline: Instant) -> Result<Connection> {
+        let mut nodes = self.nodes.list(seed);
+        let mut tried: Vec<Address> = Vec::new();
+        let mut trouble = None;
+        while let Some(node) = nodes.pop_front()
+            && (tried.is_empty() || Instant::now() < deadline)
+        {
+            if tried.contains(&node) {
+                continue;
+            }
+            // One that is away must not take all of the time.
+            let until = if nodes.is_empty() { deadline } else { deadline.min(Instant::now() + CONNECT / 2) };
+            tried.push(node.clone());
+            match self.try_at(&at(info, &node.host, node.port), Some(&node), until) {
+                Ok(connection) => {
+                    self.nodes.works(&node);
+                    return Ok(connection);
+                }
+                Err(Trouble::Moved(to)) => {
+                    trouble.get_or_insert(Trouble::Away(format!("{node} says that the log is at {to}")));
+                    if let Some(to) = Address::read(&to, &node) {
+                        nodes.push_front(to);
+                    }
+                }
+                Err(why) => {
+                    self.nodes.fails(&node);
+                    trouble = Some(why);
+                }
+            }
+        }
+        Err(trouble.unwrap_or(Trouble::Away("no node is known".to_owned())))
+    }
+
+    /// Connects to one server and looks at it. `node`: where that is, if it may be one of a cluster.
+    fn try_at(&self, info: &ConnectionInfo, node: Option<&Address>, until: Instant) -> Result<Connection> {
+        let mut connection = self.open(info, until)?;
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         connection.set_read_timeout(Some(left))?;
         connection.set_write_timeout(Some(left))?;
-        self.look_at(&mut connection)?;
+        self.look_at(&mut connection, node)?;
         Ok(connection)
     }
 
@@ -77,9 +121,16 @@ impl Connector {
     }
 
     /// Refuses a server that would lose events, or that this version can't use.
-    fn look_at(&self, connection: &mut Connection) -> Result<()> {
+    fn look_at(&self, connection: &mut Connection, node: Option<&Address>) -> Result<()> {
         let info: String = cmd("INFO").query(connection)?;
         let info = fields(&info);
+        if let Some(node) = node
+            && info.get("cluster_enabled").is_some_and(|enabled| *enabled == "1")
+        {
+            // A replica says where its master is, too.
+            cmd("EXISTS").arg(&self.key).exec(connection)?;
+            self.nodes.learn(connection, node);
+        }
         let version_is = usable(&info).map_err(Trouble::Refused)?;
         if self.ack != Ack::Aof {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why a log on Redis can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,10 @@ impl fmt::Display for Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Trouble {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+            // Its keys go one by one, and scripts need several: so nothing goes until all of them have gone.
+            return Trouble::Refused("the log is moving to another node of its cluster".to_owned());
+        }
         if let Some((to, _)) = error.redirect_node() {
             return Trouble::Moved(to.to_owned());
         }

@@ -75,24 +75,15 @@ pub(crate) fn open(
     key: [u8; 16],
 ) -> Result<Opened> {
     let beginning = Beginning { epoch: 1, key, retention };
-    let mut moved = None;
-    for _ in 0..ATTEMPTS {
-        let mut connection = connector.connect(moved.as_deref())?;
-        let asked = Timestamp::now();
-        match settle_with(&mut connection, keys, &beginning, &[], None) {
-            Err(Trouble::Moved(to)) => moved = Some(to),
-            Err(trouble) => return Err(trouble),
-            Ok(meta) => {
-                let clock = Clock::default();
-                clock.compare(asked, meta.now);
-                connection.set_read_timeout(Some(10 * ANSWER))?;
-                let loaded = load(&mut connection, keys, meta, "")?;
-                barrier(&mut connection, connector.ack, &keys.of_node("seen", "opening"), ANSWER)?;
-                return Ok(Opened { connection, clock, meta, loaded });
-            }
-        }
-    }
-    Err(Trouble::Refused("the log moves from node to node of the cluster".to_owned()))
+    let mut connection = connector.connect()?;
+    let asked = Timestamp::now();
+    let meta = settle_with(&mut connection, keys, &beginning, &[], None)?;
+    let clock = Clock::default();
+    clock.compare(asked, meta.now);
+    connection.set_read_timeout(Some(10 * ANSWER))?;
+    let loaded = load(&mut connection, keys, meta, "")?;
+    barrier(&mut connection, connector.ack, &keys.of_node("seen", "opening"), ANSWER)?;
+    Ok(Opened { connection, clock, meta, loaded })
 }
 
 /// Begins a new epoch if this is another run of Redis, and a new log if there is none; what there is then.
@@ -172,7 +163,7 @@ fn load(connection: &mut Connection, keys: &Keys, meta: Meta, node: &str) -> Res
 }
 
 /// The entry up to which the base goes.
-pub(crate) fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
+fn base_of(connection: &mut Connection, keys: &Keys) -> Result<u64> {
     let base: Option<u64> = cmd("HGET").arg(&keys.meta).arg("base").query(connection)?;
     base.ok_or(Trouble::Gone)
 }
@@ -254,8 +245,6 @@ fn load_once(
 pub(crate) struct Follower {
     shared: Arc<Shared>,
     connection: Option<Connection>,
-    /// Where a node of a cluster said that the keys are.
-    moved: Option<String>,
     seen_key: String,
     bases: Bases,
 }
@@ -264,7 +253,7 @@ impl Follower {
     pub(crate) fn new(shared: Arc<Shared>, connection: Connection) -> Follower {
         let seen_key = shared.keys.of_node("seen", &shared.node);
         let bases = Bases::new(shared.clone());
-        Follower { shared, connection: Some(connection), moved: None, seen_key, bases }
+        Follower { shared, connection: Some(connection), seen_key, bases }
     }
 
     pub(crate) fn run(mut self) {
@@ -272,13 +261,8 @@ impl Follower {
             let Err(trouble) = self.follow() else { return };
             self.connection = None;
             self.shared.trouble(Part::Following, Some(&trouble));
-            self.moved = None;
-            let mut pause = AGAIN;
-            if let Trouble::Moved(to) = trouble {
-                self.moved = Some(to);
-                pause = Duration::ZERO;
-            }
-            if self.shared.queue.pause(pause) {
+            let quickly = matches!(trouble, Trouble::Moved(_));
+            if self.shared.queue.pause(if quickly { Duration::ZERO } else { AGAIN }) {
                 return;
             }
         }
@@ -289,7 +273,7 @@ impl Follower {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let mut connection = self.shared.connector.connect(self.moved.as_deref())?;
+                let mut connection = self.shared.connector.connect()?;
                 connection.set_read_timeout(Some(10 * ANSWER))?;
                 let meta = settle(&self.shared, &mut connection)?;
                 let at = self.shared.lock().at;

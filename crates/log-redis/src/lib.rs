@@ -45,6 +45,7 @@
 mod base;
 mod bus;
 mod clock;
+mod cluster;
 mod connect;
 mod entry;
 mod error;

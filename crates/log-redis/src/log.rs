@@ -19,6 +19,7 @@ use tidings_wire::{Channel, Key, Position, Sequence};
 use crate::base::EntryId;
 use crate::bus::RedisBus;
 use crate::clock::Clock;
+use crate::cluster::Nodes;
 use crate::connect::Connector;
 use crate::error::{OpenError, Trouble};
 use crate::follow::{self, Follower};
@@ -206,8 +207,9 @@ impl RedisLog {
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| Trouble::Refused(error.to_string()))?;
-        let connector = Connector { url, authority, ack };
         let keys = Keys::new(&name);
+        let key = keys.stream.clone();
+        let connector = Connector { url, authority, ack, key, nodes: Nodes::default() };
         let opened = follow::open(&connector, &keys, &retention, cursor_key)?;
         let key = opened.meta.key;
         let shared = Arc::new(Shared {

@@ -8,7 +8,7 @@ use redis::{Connection, Value, cmd};
 
 use crate::base;
 use crate::error::{Result, Trouble, damaged};
-use crate::follow::{ANSWER, base_of};
+use crate::follow::ANSWER;
 use crate::log::{Shared, Size};
 use crate::script::{Arg, FORMAT, Script, run as run_script};
 
@@ -82,23 +82,11 @@ fn is_due(size: Size, needed: u64, full: bool) -> bool {
     entries >= ENTRY_BYTES.max(base_bytes / 2) && all >= needed + needed / 2
 }
 
-/// A connection to the node that has the log.
-fn connect_to_keys(shared: &Shared) -> Result<Connection> {
-    let mut moved: Option<String> = None;
-    loop {
-        let mut connection = shared.connector.connect(moved.as_deref())?;
-        match base_of(&mut connection, &shared.keys) {
-            Err(Trouble::Moved(to)) if moved.is_none() => moved = Some(to),
-            found => return found.map(|_| connection),
-        }
-    }
-}
-
 /// Writes the state of this moment down, and puts it in the place of the base and of the entries up to now.
 pub(crate) fn rebase(shared: &Shared) -> Result<()> {
     /// No two bases are ever written under one name: what is sent late, after the next has begun, can't get into that.
     static DRAFTS: AtomicU64 = AtomicU64::new(0);
-    let mut connection = connect_to_keys(shared)?;
+    let mut connection = shared.connector.connect()?;
     connection.set_read_timeout(Some(10 * ANSWER))?;
     let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let draft = shared.keys.of_node("base", &format!("{}:{number}", shared.node));

@@ -17,7 +17,7 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_millis(1000);
 
 pub(crate) fn run(shared: &Shared) {
-    let mut link = Link { connection: None, moved: None };
+    let mut link = Link { connection: None };
     let mut well = true;
     loop {
         // Also when nobody asks for anything: the trouble is said to be over when it is.
@@ -37,36 +37,20 @@ pub(crate) fn run(shared: &Shared) {
 
 struct Link {
     connection: Option<Connection>,
-    /// Where a node of a cluster said that the keys are.
-    moved: Option<String>,
 }
 
 impl Link {
     fn connect(&mut self, shared: &Shared) -> Result<&mut Connection> {
         if self.connection.is_none() {
-            let opened = shared.connector.connect(self.moved.as_deref()).and_then(|mut connection| {
+            let opened = shared.connector.connect().and_then(|mut connection| {
                 settle(shared, &mut connection)?;
                 connection.set_read_timeout(Some(ANSWER))?;
                 connection.set_write_timeout(Some(ANSWER))?;
                 Ok(connection)
             });
-            match opened {
-                Ok(connection) => self.connection = Some(connection),
-                Err(trouble) => {
-                    self.lost(&trouble);
-                    return Err(trouble);
-                }
-            }
+            self.connection = Some(opened?);
         }
         self.connection.as_mut().ok_or(Trouble::Away("there is no connection".to_owned()))
-    }
-
-    fn lost(&mut self, trouble: &Trouble) {
-        self.connection = None;
-        self.moved = match trouble {
-            Trouble::Moved(to) => Some(to.clone()),
-            _ => None,
-        };
     }
 }
 
@@ -109,7 +93,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
             return true;
         };
         shared.trouble(Part::Writing, Some(&trouble));
-        link.lost(&trouble);
+        link.connection = None;
         let quickly = matches!(trouble, Trouble::Moved(_) | Trouble::Gone);
         if shared.queue.pause(if quickly { Duration::ZERO } else { AGAIN })
             || !shared.queue.is_awaited(group.number)

@@ -2,7 +2,6 @@
 
 use super::tls::Certificates;
 use super::*;
-use crate::connect::Connector;
 
 #[test]
 fn sentinels_say_who_the_master_is() {
@@ -46,29 +45,143 @@ fn sentinels_say_who_the_master_is() {
     drop(third);
 }
 
-#[test]
-fn of_a_cluster_the_node_with_the_keys_is_found() {
-    let options = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"];
-    let nodes = [Server::start(&options), Server::start(&options)];
-    let slot: u16 = nodes[0].command("CLUSTER KEYSLOT tidings:{hub}:log");
-    let own = |server: &Server, from: u16, to: u16| {
+/// A node of a cluster that is still to be made.
+fn node() -> Server {
+    Server::start(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-require-full-coverage",
+        "no",
+        "--cluster-node-timeout",
+        "2000",
+        "--repl-diskless-sync-delay",
+        "0",
+    ])
+}
+
+fn id(node: &Server) -> String {
+    node.command("CLUSTER MYID")
+}
+
+/// Makes two nodes one cluster. The first has the slots from 0 to this one, the second the others.
+fn join(nodes: &[Server; 2], through: u16) {
+    for (node, (from, to)) in nodes.iter().zip([(0, through), (through + 1, 16383)]) {
         if from <= to {
-            let _: String = server.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
+            let _: String = node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
         }
-    };
-    // The second node has the hub's slot and all above it.
-    own(&nodes[0], 0, slot - 1);
-    own(&nodes[1], slot, 16383);
-    for (epoch, node) in (1..).zip(&nodes) {
+    }
+    for (epoch, node) in (1..).zip(nodes) {
         let _: String = node.command(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}"));
     }
     let _: String = nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[1].port));
-    for node in &nodes {
+    for node in nodes {
         until("the cluster", || {
             let info: String = node.command("CLUSTER INFO");
             info.contains("cluster_slots_ok:16384") && info.contains("cluster_state:ok")
         });
     }
+}
+
+fn slot(node: &Server) -> u16 {
+    node.command("CLUSTER KEYSLOT tidings:{hub}:log")
+}
+
+/// Takes all connections away, this one too.
+fn cut(node: &Server) {
+    let _: redis::RedisResult<i64> =
+        redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).query(&mut node.connection());
+}
+
+fn is_heard(bus: &crate::RedisBus, words: &std::sync::mpsc::Receiver<Vec<u8>>, call: &str) {
+    use tidings_hub::Bus;
+    until(call, || {
+        bus.say(None, call.as_bytes().to_vec());
+        words.recv_timeout(Duration::from_millis(100)).is_ok_and(|heard| heard == call.as_bytes())
+    });
+}
+
+#[test]
+fn a_failover_of_a_cluster_is_followed_though_the_url_names_the_old_master() {
+    use tidings_hub::{Bus, NodeId};
+    let nodes = [node(), node()];
+    join(&nodes, 16383);
+    let [mut first, second] = nodes;
+    let _: String = second.command(&format!("CLUSTER REPLICATE {}", id(&first)));
+    until("the replica", || first.command::<String>("INFO replication").contains("state=online"));
+    let log = open(&first);
+    let bus = log.bus();
+    let (heard, words) = std::sync::mpsc::channel();
+    let ear = move |words: &[u8]| {
+        // Nobody listens at the end of the test.
+        let _ = heard.send(words.to_vec());
+    };
+    bus.join(NodeId::new(1), Arc::new(ear));
+    is_heard(&bus, &words, "before");
+    append(&log, "before");
+    let _: u64 = first.command("WAIT 1 10000");
+    let _: String = second.command("CLUSTER FAILOVER TAKEOVER");
+    until("the failover", || first.command::<String>("INFO replication").contains("role:slave"));
+    let stored = |data: &str| until(data, || wait(log.append(batch(&[data]))).is_ok());
+    stored("after the failover");
+    // The old master is all that is known from the URL, and it is a replica.
+    cut(&second);
+    cut(&first);
+    stored("on new connections");
+    assert_eq!(all(&open(&first)), all(&log));
+    is_heard(&bus, &words, "on new connections");
+    // And then it is not even there any more.
+    first.kill();
+    stored("without the node of the URL");
+    cut(&second);
+    stored("without it, on new connections");
+    is_heard(&bus, &words, "without it");
+    assert_eq!(all(&open(&second)), all(&log));
+}
+
+#[test]
+fn a_slot_on_its_way_to_another_node_is_waited_for() {
+    let nodes = [node(), node()];
+    let slot = slot(&nodes[0]);
+    join(&nodes, slot);
+    let [from, to] = &nodes;
+    let log = open(from);
+    append(&log, "before");
+    let _: String = to.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(from)));
+    let _: String = from.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(to)));
+    let connections = |node: &Server| -> u64 {
+        let info: String = node.command("INFO stats");
+        let count = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().parse().unwrap()
+    };
+    // What is written while they move may lie here again; so that all of them go at once.
+    until("the move", || {
+        let keys: Vec<String> = from.command(&format!("CLUSTER GETKEYSINSLOT {slot} 100"));
+        let port = to.port.to_string();
+        let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "REPLACE", "KEYS"];
+        words.extend(keys.iter().map(String::as_str));
+        let _: String = from.arguments(&words);
+        from.command::<u64>(&format!("CLUSTER COUNTKEYSINSLOT {slot}")) == 0
+    });
+    let before = connections(from) + connections(to);
+    let began = Instant::now();
+    let refused = wait(log.append(batch(&["never"])));
+    assert!(matches!(&refused, Err(AppendError::NotStored(why)) if why.contains("is moving")), "{refused:?}");
+    let tried = connections(from) + connections(to) - before;
+    // Ten times a second for each of two threads, on up to two nodes.
+    assert!(tried as f64 <= 100.0 * began.elapsed().as_secs_f64(), "{tried} connections");
+    for node in [to, from] {
+        let _: String = node.command(&format!("CLUSTER SETSLOT {slot} NODE {}", id(to)));
+    }
+    append_soon(&log, "after");
+    assert_eq!(all(&log), [(1, "before".to_owned()), (2, "after".to_owned())]);
+    assert_eq!(all(&open(from)), all(&log));
+}
+
+#[test]
+fn of_a_cluster_the_node_with_the_keys_is_found() {
+    let nodes = [node(), node()];
+    // The second node has the hub's slot and all above it.
+    join(&nodes, slot(&nodes[0]) - 1);
     let log = open(&nodes[0]);
     append(&log, "x");
     let other = open(&nodes[1]);
@@ -102,8 +215,8 @@ fn tls_is_spoken_with_who_can_prove_who_it_is() {
     let plain = RedisLogConfig { url: format!("redis://localhost:{port}").parse().unwrap(), ..with(None) };
     assert!(refused(plain).contains("out of reach"));
     let url = format!("rediss://localhost:{}", server.port).parse().unwrap();
-    let connector = Connector { url, authority: Some(authority), ack: Ack::Master };
-    assert!(connector.connect(None).is_err());
+    let said = refused(RedisLogConfig { url, ..with(Some(authority)) });
+    assert!(said.contains("out of reach"), "{said}");
 }
 
 #[test]
