@@ -1,6 +1,8 @@
 //! A connection to the master, looked at before it is used.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, TlsCertificates, Value, cmd};
@@ -13,6 +15,8 @@ use crate::url::{Place, RedisUrl, at};
 
 /// How long it may take to connect, with all that belongs to it.
 const CONNECT: Duration = Duration::from_millis(700);
+/// How often the sentinels are asked. As long as nobody notices, a master that was replaced takes what is lost then.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// What it takes to connect.
 #[derive(Debug, Clone)]
@@ -24,6 +28,15 @@ pub(crate) struct Connector {
     /// The key by which it is asked where in a cluster the log is.
     pub(crate) key: String,
     pub(crate) nodes: Nodes,
+    pub(crate) named: Arc<Named>,
+}
+
+/// Which master the sentinels named last.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    address: Mutex<Option<(String, u16)>>,
+    /// How often it was another one than before.
+    switches: AtomicU64,
 }
 
 impl Connector {
@@ -41,6 +54,21 @@ impl Connector {
                 let (host, port) = self.ask(sentinels, master, deadline)?;
                 self.try_at(&at(server, &host, port), None, deadline)
             }
+        }
+    }
+
+    /// How often the sentinels have named another master. A connection from before the last time may lead to one that is
+    /// no longer: what it stores will be thrown away, though it does not know yet.
+    pub(crate) fn switches(&self) -> u64 {
+        self.named.switches.load(Ordering::SeqCst)
+    }
+
+    /// Asks the sentinels again and again who the master is, if there are any. `pause`: waits, and says whether it is over.
+    pub(crate) fn watch(&self, pause: impl Fn(Duration) -> bool) {
+        let Place::Sentinels { sentinels, master, .. } = &self.url.at else { return };
+        while !pause(WATCH) {
+            // Who connects says what is wrong with them.
+            let _ = self.ask(sentinels, master, Instant::now() + CONNECT);
         }
     }
 
@@ -112,7 +140,10 @@ impl Connector {
                 Ok(cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).query(connection)?)
             };
             match self.open(info, until).and_then(|mut connection| ask(&mut connection)) {
-                Ok(Some(address)) => return Ok(address),
+                Ok(Some(address)) => {
+                    self.named.is(&address);
+                    return Ok(address);
+                }
                 Ok(None) => trouble = Trouble::Refused(format!("no sentinel knows a master {master:?}")),
                 Err(error) => trouble = Trouble::Away(format!("no sentinel answers: {error}")),
             }
@@ -150,6 +181,16 @@ impl Connector {
             }
         }
         Ok(())
+    }
+}
+
+impl Named {
+    fn is(&self, address: &(String, u16)) {
+        let mut named = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.as_ref().is_some_and(|before| before != address) {
+            self.switches.fetch_add(1, Ordering::SeqCst);
+        }
+        *named = Some(address.clone());
     }
 }
 

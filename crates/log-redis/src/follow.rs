@@ -270,9 +270,11 @@ impl Follower {
 
     /// Follows until something is wrong with the connection, or the log is closed.
     fn follow(&mut self) -> Result<()> {
+        let mut switches = 0;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
+                switches = self.shared.connector.switches();
                 let mut connection = self.shared.connector.connect()?;
                 connection.set_read_timeout(Some(10 * ANSWER))?;
                 let meta = settle(&self.shared, &mut connection)?;
@@ -299,6 +301,9 @@ impl Follower {
                 .arg(format!("{}-{}", at.number, at.epoch))
                 .query(&mut connection)?;
             let read = entries(of_stream(read))?;
+            if self.shared.connector.switches() != switches {
+                return Err(Trouble::Away("the sentinels name another master".to_owned()));
+            }
             let mut before = at;
             let whole = read.iter().all(|entry| {
                 let follows = entry.follows(before);

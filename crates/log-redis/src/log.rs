@@ -209,7 +209,8 @@ impl RedisLog {
         getrandom::fill(&mut random).map_err(|error| Trouble::Refused(error.to_string()))?;
         let keys = Keys::new(&name);
         let key = keys.stream.clone();
-        let connector = Connector { url, authority, ack, key, nodes: Nodes::default() };
+        let connector =
+            Connector { url, authority, ack, key, nodes: Nodes::default(), named: Arc::default() };
         let opened = follow::open(&connector, &keys, &retention, cursor_key)?;
         let key = opened.meta.key;
         let shared = Arc::new(Shared {
@@ -236,6 +237,10 @@ impl RedisLog {
         thread::spawn({
             let shared = shared.clone();
             move || write::run(&shared)
+        });
+        thread::spawn({
+            let shared = shared.clone();
+            move || shared.connector.watch(|time| shared.queue.pause(time))
         });
         thread::spawn({
             let shared = shared.clone();

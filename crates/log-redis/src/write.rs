@@ -17,7 +17,7 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_millis(1000);
 
 pub(crate) fn run(shared: &Shared) {
-    let mut link = Link { connection: None };
+    let mut link = Link { connection: None, switches: 0 };
     let mut well = true;
     loop {
         // Also when nobody asks for anything: the trouble is said to be over when it is.
@@ -37,11 +37,16 @@ pub(crate) fn run(shared: &Shared) {
 
 struct Link {
     connection: Option<Connection>,
+    /// How often the master had changed before it was opened.
+    switches: u64,
 }
 
 impl Link {
     fn connect(&mut self, shared: &Shared) -> Result<&mut Connection> {
-        if self.connection.is_none() {
+        let switches = shared.connector.switches();
+        if self.connection.is_none() || self.switches != switches {
+            self.connection = None;
+            self.switches = switches;
             let opened = shared.connector.connect().and_then(|mut connection| {
                 settle(shared, &mut connection)?;
                 connection.set_read_timeout(Some(ANSWER))?;

@@ -1,21 +1,70 @@
 //! Ways to a server: sentinels, a cluster, TLS.
 
+use std::path::Path;
+
 use super::tls::Certificates;
 use super::*;
+
+/// A sentinel that watches a master, and knows its replica. `dir`: for its file, as long as it runs.
+fn sentinel(master: &Server, dir: &Path) -> Server {
+    let file = dir.join("sentinel.conf");
+    let watched = format!(
+        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
+        master.port
+    );
+    std::fs::write(&file, watched).unwrap();
+    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
+    until("the sentinel knows the replica", || {
+        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
+    });
+    sentinel
+}
+
+fn replica_of(master: &Server) -> Server {
+    let port = master.port.to_string();
+    let replica = Server::start(&["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port]);
+    until("the replica", || master.command::<String>("INFO replication").contains("state=online"));
+    replica
+}
+
+#[test]
+fn a_master_that_the_sentinels_do_not_name_any_more_is_left() {
+    // One that nobody can make a replica: as one that the sentinels have not got round to yet.
+    let first = Server::start(&["--rename-command", "SLAVEOF", "", "--rename-command", "REPLICAOF", ""]);
+    let second = replica_of(&first);
+    let dir = tempfile::tempdir().unwrap();
+    let sentinel = sentinel(&first, dir.path());
+    let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port).parse().unwrap();
+    let config = RedisLogConfig { url, ..config(&first, "hub") };
+    let logs = [RedisLog::open(config.clone()).unwrap(), RedisLog::open(config).unwrap()];
+    append(&logs[0], "before");
+    // It refuses as long as it does not find the replica good.
+    until("the failover", || {
+        let mut connection = sentinel.connection();
+        let began: redis::RedisResult<String> =
+            redis::cmd("SENTINEL").arg(&["FAILOVER", "main"]).query(&mut connection);
+        began.is_ok()
+    });
+    until("the new master", || second.command::<String>("INFO replication").contains("role:master"));
+    for (node, log) in logs.iter().enumerate() {
+        let data = format!("from node {node}");
+        until("the log on the new master", || {
+            wait(log.append(batch(&[&data]))).is_ok()
+                && all(&open(&second)).iter().any(|(_, stored)| *stored == data)
+        });
+    }
+    assert!(first.command::<String>("INFO replication").contains("role:master"), "it was never told");
+    until("all of it", || logs[0].head() == logs[1].head());
+    let kept = all(&open(&second));
+    assert_eq!((all(&logs[0]), all(&logs[1])), (kept.clone(), kept));
+}
 
 #[test]
 fn sentinels_say_who_the_master_is() {
     let mut first = Server::start(&[]);
-    let second = Server::start(&["--replicaof", "127.0.0.1", &first.port.to_string()]);
-    until("the replica", || first.command::<String>("INFO replication").contains("state=online"));
+    let second = replica_of(&first);
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("sentinel.conf");
-    let watched = format!(
-        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
-        first.port
-    );
-    std::fs::write(&file, watched).unwrap();
-    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
+    let sentinel = sentinel(&first, dir.path());
     // The first sentinel is away, for ever.
     let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/main", sentinel.port);
     let config = RedisLogConfig { url: url.parse().unwrap(), ack: Ack::Replicas(1), ..config(&first, "hub") };
@@ -23,14 +72,10 @@ fn sentinels_say_who_the_master_is() {
     let unknown = RedisLogConfig { url: url.replace("/main", "/other").parse().unwrap(), ..config.clone() };
     assert!(refused(unknown).contains("no sentinel knows a master"));
     let stored = append(&log, "before");
-    until("the sentinel knows the replica", || {
-        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
-    });
     first.kill();
     until("the failover", || second.command::<String>("INFO replication").contains("role:master"));
     // A new master without a replica is not as sure as it is to be; with one it is.
-    let third = Server::start(&["--replicaof", "127.0.0.1", &second.port.to_string()]);
-    until("the new replica", || second.command::<String>("INFO replication").contains("state=online"));
+    let third = replica_of(&second);
     let mut position = None;
     until("the log on the new master", || {
         position = wait(log.append(batch(&["after"]))).ok().map(|positions| positions[0]);
