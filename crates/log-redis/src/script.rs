@@ -92,8 +92,9 @@ return 1
 /// the new base. ARGV: format, the epoch, the entry up to which the old base goes, and the new one, and how many chunks
 /// that has.
 const REBASE: &str = r"
-local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch', 'base')
-if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3]
+local meta = redis.call('HMGET', KEYS[2], 'format', 'epoch', 'base', 'last')
+-- A run that has lost entries has the epoch of the one before until something is appended.
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] or tonumber(meta[4]) < tonumber(ARGV[4])
   or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then
   redis.call('DEL', KEYS[4])
   return 0

@@ -114,3 +114,23 @@ fn a_full_redis_gets_room_by_itself() {
         assert!(drafts(&server).is_empty());
     }
 }
+
+/// The node has read what Redis has lost since, and it is not yet known that this is another run of Redis.
+#[test]
+fn a_base_of_another_history_is_not_put_in_place() {
+    let server = Server::start(&["--save", "", "--appendonly", "no"]);
+    let log = open(&server);
+    append(&log, "kept");
+    let keys = crate::script::Keys::new("hub");
+    let epoch = log.head().epoch.0;
+    let known: u64 = server.arguments(&["HGET", &keys.meta, "last"]);
+    for (number, taken) in [(known + 1, 0), (known, 1)] {
+        let draft = keys.of_node("base", "test");
+        let _: u64 = server.arguments(&["RPUSH", &draft, "chunk"]);
+        let four = [&keys.stream[..], &keys.meta, &keys.base, &draft];
+        let args = [crate::script::FORMAT, &epoch.to_string(), "0", &number.to_string(), "1"];
+        let args = args.map(crate::script::Arg::Text);
+        let done = crate::script::run(&mut server.connection(), crate::script::Script::Rebase, &four, &args);
+        assert_eq!(done.unwrap(), redis::Value::Int(taken), "{number} of {known}");
+    }
+}
