@@ -181,7 +181,8 @@ impl Durables {
                 let begin = if *start == Start::Now { self.at(cursor) } else { start.clone() };
                 return Ok(opened(begin, Turn::noted(turn)));
             };
-            let turn = before.state.turn.saturating_add(u64::from(live));
+            // No less than the time: a log that has lost what was noted last would give a turn twice.
+            let turn = if live { now.0.max(before.state.turn.saturating_add(1)) } else { before.state.turn };
             let mut state = State { asked: asked.to_vec(), used: now, turn, ..before.state.clone() };
             let begin = match start {
                 Start::Earliest => Start::Earliest,

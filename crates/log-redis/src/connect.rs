@@ -117,12 +117,13 @@ impl Connector {
     }
 
     fn open(&self, info: &ConnectionInfo, deadline: Instant) -> Result<Connection> {
-        let client = match &self.authority {
-            None => Client::open(info.clone()),
-            Some(pem) => {
+        // Sentinels are asked in the clear.
+        let client = match (&self.authority, info.addr()) {
+            (Some(pem), ConnectionAddr::TcpTls { .. }) => {
                 let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
                 Client::build_with_tls(info.clone(), certificates)
             }
+            _ => Client::open(info.clone()),
         };
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         Ok(client.and_then(|client| client.get_connection_with_timeout(left))?)
@@ -169,18 +170,19 @@ impl Connector {
         if info.get("aof_enabled").is_none_or(|enabled| *enabled != "1") {
             return refused("ack is aof, and Redis has no append-only file: set appendonly yes".to_owned());
         }
-        if version_is < (7, 2) {
-            // Without WAITAOF only this makes an answer mean that it is on the disk.
-            let policy: HashMap<String, String> =
-                cmd("CONFIG").arg("GET").arg("appendfsync").query(connection)?;
-            if policy.get("appendfsync").is_none_or(|policy| policy != "always") {
-                let version = info.get("redis_version").copied().unwrap_or_default();
-                return refused(format!(
-                    "ack is aof, and Redis {version} can't be asked what is on its disk: set appendfsync always, or use Redis 7.2"
-                ));
-            }
+        let policy: std::result::Result<HashMap<String, String>, _> =
+            cmd("CONFIG").arg("GET").arg("appendfsync").query(connection);
+        match policy {
+            Ok(policy) if policy.get("appendfsync").is_some_and(|policy| policy == "always") => Ok(()),
+            // From then on it can be asked what is on its disk.
+            Err(error) if version_is >= (7, 2) && error.code() == Some("NOPERM") => Ok(()),
+            Ok(_) => refused(
+                "ack is aof, and Redis syncs its file now and then: set appendfsync always. An answer would have to wait \
+                 for the next sync, for longer than anybody waits here"
+                    .to_owned(),
+            ),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 }
 
@@ -243,7 +245,8 @@ pub(crate) fn barrier(connection: &mut Connection, ack: Ack, key: &str, within: 
             if reached >= wanted {
                 return Ok(());
             }
-            let few = format!("{reached} replicas have what was stored, and {wanted} are to have it");
+            let few =
+                format!("{reached} replicas have what was stored, and by redis.ack {wanted} are to have it");
             Err(Trouble::NotYet(few))
         }
         Ack::Aof => {

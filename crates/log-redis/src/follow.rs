@@ -40,7 +40,7 @@ pub(crate) struct Meta {
     at: EntryId,
     pub(crate) key: [u8; 16],
     /// By its clock.
-    now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 /// A log that was read.
@@ -76,9 +76,9 @@ pub(crate) fn open(
 ) -> Result<Opened> {
     let beginning = Beginning { epoch: 1, key, retention };
     let mut connection = connector.connect()?;
-    let asked = Timestamp::now();
-    let meta = settle_with(&mut connection, keys, &beginning, &[], None)?;
     let clock = Clock::default();
+    let asked = clock.here();
+    let meta = settle_with(&mut connection, keys, &beginning, &[], None)?;
     clock.compare(asked, meta.now);
     connection.set_read_timeout(Some(10 * ANSWER))?;
     let loaded = load(&mut connection, keys, meta, "")?;
@@ -93,7 +93,7 @@ pub(crate) fn settle(shared: &Shared, connection: &mut Connection) -> Result<Met
         (state.replica.head().epoch.0.saturating_add(1), state.replica.retention().clone(), state.at)
     };
     let beginning = Beginning { epoch, key: shared.cursor_key, retention: &retention };
-    let asked = Timestamp::now();
+    let asked = shared.clock.here();
     let meta = settle_with(connection, &shared.keys, &beginning, &shared.cursor_key, Some(at))?;
     shared.clock.compare(asked, meta.now);
     Ok(meta)
@@ -136,7 +136,8 @@ fn settle_with(
     meta(run_script(connection, Script::Append, &three, &look)?)
 }
 
-fn meta(answer: Value) -> Result<Meta> {
+/// What the script that appends answers.
+pub(crate) fn meta(answer: Value) -> Result<Meta> {
     let read = || {
         let Value::Array(fields) = answer else { return None };
         let [Value::Int(last), Value::Int(epoch), key, now] = <[Value; 4]>::try_from(fields).ok()? else {
@@ -402,6 +403,8 @@ impl Follower {
             state.commits += 1;
             mine.extend(entry.number_of(&shared.node).map(|number| (number, outcomes)));
         }
+        shared.knows(state.at);
+        shared.clock.tell_by_node(&mut items);
         // Under the lock, so that every tail has the log's order.
         shared.feed.announce(&items);
         drop(state);
@@ -435,6 +438,7 @@ impl Follower {
         };
         state.replica = loaded.replica;
         state.at = loaded.at;
+        shared.knows(loaded.at);
         state.size = loaded.size;
         let head = state.replica.head();
         let forked = TailItem::Forked { epoch: head.epoch, at, through: head.sequence };

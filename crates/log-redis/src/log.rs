@@ -122,6 +122,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) queue: Queue,
     pub(crate) state: Mutex<State>,
+    /// The newest entry in it, for who can't wait for those who read it.
+    known: Mutex<EntryId>,
     /// Told each time that something was read.
     pub(crate) read_on: Condvar,
     pub(crate) feed: Feed,
@@ -171,9 +173,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The newest entry that is known here.
+    pub(crate) fn known(&self) -> EntryId {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn knows(&self, at: EntryId) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
     /// Says why a part does not get on, or that it does.
     pub(crate) fn trouble(&self, part: Part, trouble: Option<&Trouble>) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_well = troubles.writing.is_none() && troubles.following.is_none();
         let place = match part {
             Part::Writing => &mut troubles.writing,
             Part::Following => &mut troubles.following,
@@ -184,6 +196,11 @@ impl Shared {
         *place = trouble.map(Trouble::to_string);
         let reason = troubles.writing.clone().or_else(|| troubles.following.clone());
         drop(troubles);
+        match &reason {
+            Some(reason) if was_well => tracing::warn!(%reason, "the log on Redis does not get on"),
+            None => tracing::info!("the log on Redis gets on again"),
+            Some(_) => {}
+        }
         self.queue.set_reason(reason);
     }
 }
@@ -227,6 +244,7 @@ impl RedisLog {
                 size: opened.loaded.size,
                 read_all: Instant::now(),
             }),
+            known: Mutex::new(opened.loaded.at),
             read_on: Condvar::new(),
             feed: Feed::default(),
             troubles: Mutex::default(),
@@ -349,7 +367,8 @@ impl Log for RedisLog {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<Record>, ReadError> {
-        Ok(self.shared.lock().replica.keyed(channel, key, after, limit))
+        let records = self.shared.lock().replica.keyed(channel, key, after, limit);
+        Ok(self.shared.clock.read_by_node(records))
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -384,7 +403,8 @@ impl Log for RedisLog {
 
     fn tail(&self, after: Sequence) -> Result<Box<dyn Tail>, ReadError> {
         let state = self.shared.lock();
-        let past = state.replica.past(after);
+        let mut past = state.replica.past(after);
+        self.shared.clock.tell_by_node(&mut past);
         Ok(Box::new(self.shared.feed.tail().behind(past)))
     }
 
@@ -395,8 +415,9 @@ impl Log for RedisLog {
         limit: ReadLimit,
         now: Timestamp,
     ) -> Result<Page, ReadError> {
-        let now = self.shared.clock.by_redis(now);
-        Ok(self.shared.lock().replica.read(selections, order, limit, now))
+        let clock = &self.shared.clock;
+        let page = self.shared.lock().replica.read(selections, order, limit, clock.by_redis(now));
+        Ok(Page { records: clock.read_by_node(page.records), ..page })
     }
 
     fn newest(&self, views: &[View], count: usize, through: Sequence) -> Result<Vec<Selection>, ReadError> {

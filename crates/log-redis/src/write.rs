@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::Connection;
 
 use crate::error::{Result, Trouble};
-use crate::follow::settle;
+use crate::follow::{meta, settle};
 use crate::log::{Part, Shared};
 use crate::queue::{Group, PATIENCE};
 use crate::script::{Arg, FORMAT, Script, run as run_script};
@@ -72,7 +72,7 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
                 if !shared.queue.sending(group.number) {
                     return true;
                 }
-                let known = shared.lock().at;
+                let (known, asked) = (shared.known(), shared.clock.here());
                 let args = [
                     Arg::Text(FORMAT),
                     Arg::Text(&shared.node),
@@ -89,7 +89,10 @@ fn send(shared: &Shared, link: &mut Link, group: &Group) -> bool {
                     Err(_) if lost => {}
                     Err(_) => shared.queue.refused(group.number),
                 }
-                stored.map(drop)
+                stored.and_then(|answer| {
+                    shared.clock.compare(asked, meta(answer)?.now);
+                    Ok(())
+                })
             }
         };
         shared.full.store(matches!(stored, Err(Trouble::Full(_))), Ordering::Relaxed);

@@ -71,6 +71,9 @@ fn sentinels_say_who_the_master_is() {
     let log = RedisLog::open(config.clone()).unwrap();
     let unknown = RedisLogConfig { url: url.replace("/main", "/other").parse().unwrap(), ..config.clone() };
     assert!(refused(unknown).contains("no sentinel knows a master"));
+    // An authority is for who speaks TLS: they don't.
+    let authority = std::fs::read(Certificates::make().authority()).unwrap();
+    drop(RedisLog::open(RedisLogConfig { authority: Some(authority), ..config.clone() }).unwrap());
     let stored = append(&log, "before");
     first.kill();
     until("the failover", || second.command::<String>("INFO replication").contains("role:master"));
