@@ -118,7 +118,15 @@ async fn note(call: &Call, changed: &[Changed]) {
     for Changed { connection, from, subscription } in changed {
         let (Ok(_), Some((user, name))) = (from, subscription) else { continue };
         let asked = || async {
-            let stream = call.app.connection(*connection).await.found?;
+            let stream = match find(&call.app, *connection).await {
+                Ok(stream) => stream?,
+                Err(_) => {
+                    tracing::warn!(
+                        "what a durable subscription follows now is not noted: its node does not answer"
+                    );
+                    return None;
+                }
+            };
             Some(stream.channels.iter().filter_map(|view| view.as_str().parse().ok()).collect())
         };
         let noted = call.app.hub.durables().follow(user, name, asked, Timestamp::now()).await;
