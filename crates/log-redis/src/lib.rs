@@ -50,6 +50,7 @@ mod entry;
 mod error;
 mod follow;
 mod log;
+mod pace;
 mod queue;
 mod rebase;
 mod script;

@@ -352,3 +352,25 @@ fn a_log_that_others_began_anew_is_not_taken_for_the_same_hub() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn of_large_entries_few_are_read_at_once() {
+    let server = Server::start(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
+    let log = open(&server);
+    let data = "x".repeat(5 << 20);
+    for _ in 0..8 {
+        append(&log, &data);
+    }
+    let _: String = server.command("SLOWLOG RESET");
+    assert_eq!(all(&open(&server)).len(), 8);
+    // The newest first: when, how long, what.
+    let calls: Vec<(u64, u64, u64, Vec<String>, String, String)> = server.command("SLOWLOG GET -1");
+    let asked: Vec<u64> = calls
+        .iter()
+        .rev()
+        .filter(|(_, _, _, words, ..)| words[0] == "XRANGE")
+        .map(|(_, _, _, words, ..)| words.last().unwrap().parse().unwrap())
+        .collect();
+    assert!(asked.iter().all(|count| *count <= 4), "at first nothing is known of them: {asked:?}");
+    assert!(asked.len() > 3, "{asked:?}");
+}
