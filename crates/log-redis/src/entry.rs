@@ -116,6 +116,11 @@ pub(crate) fn entries(answer: Value) -> Result<Vec<Entry>> {
     }
 }
 
+/// About how many bytes they have.
+pub(crate) fn bytes(entries: &[Entry]) -> u64 {
+    entries.iter().map(|entry| entry.bytes).sum()
+}
+
 /// What `XREAD` has of the one stream that was asked for.
 pub(crate) fn of_stream(answer: Value) -> Value {
     match answer {

@@ -11,9 +11,10 @@ use tidings_wire::Sequence;
 use crate::base::{self, EntryId};
 use crate::clock::Clock;
 use crate::connect::{Connector, barrier};
-use crate::entry::{Entry, blob, entries, of_stream};
+use crate::entry::{Entry, blob, bytes, entries, of_stream};
 use crate::error::{Result, Trouble, damaged};
 use crate::log::{Part, Shared, Size};
+use crate::pace::Pace;
 use crate::queue::{Asker, Outcome};
 use crate::rebase::Bases;
 use crate::script::{Arg, FORMAT, Keys, Script, run as run_script};
@@ -26,10 +27,6 @@ const BLOCK: Duration = Duration::from_millis(500);
 pub(crate) const ANSWER: Duration = Duration::from_millis(1000);
 /// After how long it is known that a connection is silent.
 pub(crate) const SILENCE: Duration = BLOCK.saturating_add(ANSWER);
-/// How many entries one read returns: each may have a megabyte.
-const ENTRIES: usize = 64;
-/// How many chunks of the base, of a megabyte each, one read returns.
-const CHUNKS: isize = 4;
 /// How often it is tried to read a log while others put new bases into it.
 const ATTEMPTS: usize = 10;
 
@@ -182,14 +179,16 @@ fn load_once(
     if base > 0 {
         let strange = || damaged("its base is missing or can't be understood");
         let mut reading = base::Reading::default();
+        let mut pace = Pace::new();
         let mut from = 0;
         loop {
-            let chunks: Vec<Vec<u8>> =
-                cmd("LRANGE").arg(&keys.base).arg(from).arg(from + CHUNKS - 1).query(connection)?;
+            let to = from + pace.count() - 1;
+            let chunks: Vec<Vec<u8>> = cmd("LRANGE").arg(&keys.base).arg(from).arg(to).query(connection)?;
             if chunks.is_empty() {
                 break;
             }
-            from += CHUNKS;
+            from += chunks.len() as u64;
+            pace.took(chunks.len(), chunks.iter().map(|chunk| chunk.len() as u64).sum());
             for chunk in chunks {
                 size.base_bytes += chunk.len() as u64;
                 reading.take(&chunk).ok_or_else(strange)?;
@@ -201,6 +200,7 @@ fn load_once(
         }
         loaded = Some((replica, at));
     }
+    let mut pace = Pace::new();
     loop {
         let after = loaded.as_ref().map_or(0, |(_, at)| at.number);
         let read = cmd("XRANGE")
@@ -208,9 +208,10 @@ fn load_once(
             .arg(format!("{}-0", after + 1))
             .arg("+")
             .arg("COUNT")
-            .arg(ENTRIES)
+            .arg(pace.count())
             .query(connection)?;
         let read = entries(read)?;
+        pace.took(read.len(), bytes(&read));
         let last = read.is_empty();
         for entry in read {
             let mut items = Vec::new();
@@ -289,12 +290,13 @@ impl Follower {
         };
         connection.set_read_timeout(Some(SILENCE))?;
         connection.set_write_timeout(Some(ANSWER))?;
+        let mut pace = Pace::new();
         while !self.shared.queue.is_stopped() {
             let at = self.shared.lock().at;
-            let asked = Instant::now();
+            let (asked, limit) = (Instant::now(), pace.count());
             let read = cmd("XREAD")
                 .arg("COUNT")
-                .arg(ENTRIES)
+                .arg(limit)
                 .arg("BLOCK")
                 .arg(BLOCK.as_millis() as u64)
                 .arg("STREAMS")
@@ -302,6 +304,7 @@ impl Follower {
                 .arg(format!("{}-{}", at.number, at.epoch))
                 .query(&mut connection)?;
             let read = entries(of_stream(read))?;
+            pace.took(read.len(), bytes(&read));
             if self.shared.connector.switches() != switches {
                 return Err(Trouble::Away("the sentinels name another master".to_owned()));
             }
@@ -329,7 +332,7 @@ impl Follower {
                     self.shared.queue.pause(Duration::from_millis(if count > 16 { 2 } else { 1 }));
                 }
             }
-            if count < ENTRIES {
+            if (count as u64) < limit {
                 self.shared.lock().read_all = asked;
             }
             self.shared.trouble(Part::Following, None);

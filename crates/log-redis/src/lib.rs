@@ -51,6 +51,7 @@ mod entry;
 mod error;
 mod follow;
 mod log;
+mod pace;
 mod queue;
 mod rebase;
 mod script;

@@ -344,7 +344,8 @@ pub trait Log: Send + Sync + 'static {
     ///   before a restart: once a holder has let its time pass, it never gets the same lease again;
     /// - `None` while another holder's lasts.
     ///
-    /// Whoever is given a lease sees all that was stored and noted under those before, and nothing more is.
+    /// Whoever is given a lease sees all that was stored and noted under those before, and nothing more is. Where a
+    /// new epoch begins while the log runs, all leases end: what was stored under them may be lost.
     /// A time of zero gives a lease back at once: `None`, and nothing changes if it is another holder's. Leases don't
     /// outlive the log's last process but where other processes may have them. Names are any text of up to
     /// [`NOTE_NAME`] bytes less [`LEASE_NOTE`]'s.

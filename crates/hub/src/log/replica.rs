@@ -163,8 +163,12 @@ impl Replica {
         self.shelf.set_retention(retention, now);
     }
 
-    /// Begins a new epoch behind the newest record.
+    /// Begins a new epoch behind the newest record. All leases end: what was stored under them may be lost, and who has
+    /// one goes on as if it were there.
     pub fn fork(&mut self, epoch: Epoch) {
+        for (lease, _) in self.leases.all() {
+            self.leases.put_back(lease, Duration::ZERO);
+        }
         self.epochs.push((epoch, self.shelf.head()));
         if self.epochs.len() > EPOCHS {
             self.epochs.remove(0);

@@ -455,3 +455,51 @@ fn an_older_state_that_is_put_back_is_another_history() {
     assert_eq!(all(&other), [(1, "kept".to_owned()), (2, "new".to_owned())]);
     assert_eq!(other.locate(lost), tidings_hub::log::Located::PastFork(kept.sequence));
 }
+
+#[test]
+fn of_large_entries_few_are_read_at_once() {
+    let server = Server::start(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
+    let log = open(&server);
+    let data = "x".repeat(5 << 20);
+    for _ in 0..8 {
+        append(&log, &data);
+    }
+    let _: String = server.command("SLOWLOG RESET");
+    assert_eq!(all(&open(&server)).len(), 8);
+    // The newest first: when, how long, what.
+    let calls: Vec<(u64, u64, u64, Vec<String>, String, String)> = server.command("SLOWLOG GET -1");
+    let asked: Vec<u64> = calls
+        .iter()
+        .rev()
+        .filter(|(_, _, _, words, ..)| words[0] == "XRANGE")
+        .map(|(_, _, _, words, ..)| words.last().unwrap().parse().unwrap())
+        .collect();
+    assert!(asked.iter().all(|count| *count <= 4), "at first nothing is known of them: {asked:?}");
+    assert!(asked.len() > 3, "{asked:?}");
+}
+
+#[test]
+fn no_lease_outlasts_its_epoch() {
+    use tidings_hub::log::{Holder, Note, Terms};
+    let mut server = Server::start(&["--save", "", "--appendonly", "no"]);
+    let log = open(&server);
+    let long = Duration::from_secs(600);
+    let lease = wait(log.lease("l", Holder([1; 16]), long)).unwrap().unwrap();
+    let noting = |log: &RedisLog, lease: &tidings_hub::log::Lease, value: u8| {
+        let note = Note { name: "n".to_owned(), value: Some(vec![value]) };
+        let terms = Terms { lease: Some(lease.clone()), note: Some(note), ..Terms::default() };
+        wait(log.append_with(batch(&["x"]), terms))
+    };
+    noting(&log, &lease, 1).unwrap();
+    let _: String = server.command("SAVE");
+    // Redis loses this, and who stored it does not know: with the next note it would be passed over.
+    noting(&log, &lease, 2).unwrap();
+    server.kill();
+    server.restart();
+    until("the new epoch", || log.note("n") == Ok(Some(vec![1])));
+    append_soon(&log, "the log is there");
+    assert_eq!(noting(&log, &lease, 3), Err(AppendError::LeaseLost));
+    let again = wait(log.lease("l", lease.holder, long)).unwrap().unwrap();
+    assert!(again.number > lease.number);
+    noting(&log, &again, 2).unwrap();
+}
