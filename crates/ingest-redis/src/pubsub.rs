@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_core::Stream;
-use redis::RedisResult;
 use redis::aio::{PubSubSink, PubSubStream};
+use redis::{RedisError, RedisResult};
 use tidings_hub::log::Terms;
 use tidings_hub::{Hub, Timestamp};
 use tidings_wire::Event;
@@ -44,7 +44,7 @@ impl Source for PubSub {
         let Reader { hub, config, stats, .. } = reader;
         let (mut sink, mut stream) = match timeout(ANSWER, subscribe(config)).await {
             Ok(Ok(subscribed)) => subscribed,
-            Ok(Err(error)) => return error.into(),
+            Ok(Err(ended)) => return ended,
             Err(_) => return Ended::Failed("no connection in time".to_owned()),
         };
         info!(redis = %config.redis, topics = config.topics.len(), "following Pub/Sub");
@@ -67,17 +67,21 @@ impl Source for PubSub {
     }
 }
 
-async fn subscribe(config: &IngestConfig) -> RedisResult<(PubSubSink, PubSubStream)> {
+async fn subscribe(config: &IngestConfig) -> Result<(PubSubSink, PubSubStream), Ended> {
     let (mut sink, stream) =
         config.redis.client(config.authority.as_deref()).await?.get_async_pubsub().await?.split();
     let (channels, patterns) = topics(config);
     if !channels.is_empty() {
-        sink.subscribe(&channels).await?;
+        sink.subscribe(&channels).await.map_err(|error| lacks(error, "+subscribe", &channels))?;
     }
     if !patterns.is_empty() {
-        sink.psubscribe(&patterns).await?;
+        sink.psubscribe(&patterns).await.map_err(|error| lacks(error, "+psubscribe", &patterns))?;
     }
     Ok((sink, stream))
+}
+
+fn lacks(error: RedisError, command: &str, topics: &[&str]) -> Ended {
+    Ended::lacks(error, &format!("{command} &{}", topics.join(" &")), "redis.ingest")
 }
 
 async fn unsubscribe(sink: &mut PubSubSink, config: &IngestConfig) -> RedisResult<()> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tidings_hub::log::Holder;
 use tidings_hub::{Hub, SourceStats};
 use tracing::{debug, warn};
@@ -48,9 +49,24 @@ pub(crate) enum Ended {
     Failed(String),
 }
 
-impl From<redis::RedisError> for Ended {
-    fn from(error: redis::RedisError) -> Ended {
-        Ended::Failed(error.to_string())
+impl From<RedisError> for Ended {
+    fn from(error: RedisError) -> Ended {
+        match error.code() {
+            Some("NOAUTH") => Ended::Failed("Redis says NOAUTH: put a password into redis.url".to_owned()),
+            _ => Ended::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Ended {
+    /// Redis does not say what its user may not have. `rights`: what it needs; `setting`: where it was asked for.
+    pub(crate) fn lacks(error: RedisError, rights: &str, setting: &str) -> Ended {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoPerm) => Ended::Failed(format!(
+                "Redis says NOPERM: its user needs {rights} (ACL SETUSER), or take it out of {setting}"
+            )),
+            _ => error.into(),
+        }
     }
 }
 

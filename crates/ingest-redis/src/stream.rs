@@ -109,7 +109,10 @@ impl Stream {
         command.arg("COUNT").arg(self.count).arg("BLOCK").arg(BLOCK.as_millis() as u64);
         command.arg("STREAMS").arg(self.name.to_string()).arg(after);
         let answer: RedisResult<Value> = command.query_async(connection).await;
-        entries(answer?).ok_or_else(|| Ended::Failed("an answer to XREAD that is none".to_owned()))
+        let answer = answer.map_err(|error| {
+            Ended::lacks(error, &format!("+xread ~{}", self.name), "redis.ingest_streams")
+        })?;
+        entries(answer).ok_or_else(|| Ended::Failed("an answer to XREAD that is none".to_owned()))
     }
 
     /// So that the next answer has about as many bytes as it is to have.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::Connection;
+use redis::{Connection, ErrorKind, RedisError, ServerErrorKind};
 use tidings_hub::{Bus, Ear, NodeId};
 
 use crate::connect::Connector;
@@ -166,12 +166,24 @@ impl Inner {
             pipe.cmd("PUBLISH").arg(self.topic(*to)).arg(words.as_slice()).ignore();
         }
         if speaker.looked.elapsed() < LOOK {
-            return Ok(pipe.exec(&mut speaker.connection)?);
+            return pipe.exec(&mut speaker.connection).map_err(|error| self.lacks(error, "+publish"));
         }
         pipe.cmd("INFO").arg("replication").arg("cluster");
-        let (info,): (String,) = pipe.query(&mut speaker.connection)?;
+        let (info,): (String,) =
+            pipe.query(&mut speaker.connection).map_err(|error| self.lacks(error, "+publish +info"))?;
         speaker.looked = Instant::now();
         hands_on(&info)
+    }
+
+    /// Redis does not say which topic its user may not have.
+    fn lacks(&self, error: RedisError, commands: &str) -> Trouble {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoPerm) => {
+                let all = format!("{}bus*", self.keys.prefix());
+                Trouble::Refused(format!("Redis says NOPERM: its user needs {commands} &{all} (ACL SETUSER)"))
+            }
+            _ => error.into(),
+        }
     }
 }
 
@@ -216,9 +228,13 @@ fn listen(inner: &Weak<Inner>, node: NodeId, ear: &Ear) {
         let renewed = alive.renewed();
         let connected = alive.connector.connect();
         drop(alive);
+        let lacks = |error| match inner.upgrade() {
+            Some(alive) => alive.lacks(error, "+subscribe"),
+            None => error.into(),
+        };
         let good = || inner.upgrade().is_some_and(|inner| !inner.lock().over && inner.renewed() == renewed);
         let listened =
-            connected.and_then(|connection| listen_on(connection, &topics, good, ear, &mut trouble));
+            connected.and_then(|connection| listen_on(connection, &topics, good, lacks, ear, &mut trouble));
         trouble.tell("listen to", listened.as_ref().err());
         thread::sleep(AGAIN);
     }
@@ -229,12 +245,13 @@ fn listen_on(
     mut connection: Connection,
     topics: &[String],
     good: impl Fn() -> bool,
+    lacks: impl Fn(RedisError) -> Trouble,
     ear: &Ear,
     trouble: &mut Told,
 ) -> Result<()> {
     let mut line = connection.as_pubsub();
     for topic in topics {
-        line.subscribe(topic)?;
+        line.subscribe(topic).map_err(&lacks)?;
     }
     line.set_read_timeout(Some(LOOK))?;
     trouble.tell("listen to", None);

@@ -6,10 +6,25 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why a log on Redis can't be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the log on Redis at {at} can't be opened: {why}")]
+#[error("the log on Redis at {at} can't be opened: {why}{}", self.hint())]
 pub struct OpenError {
     pub(crate) at: String,
     pub(crate) why: String,
+}
+
+/// Nothing came within the time that an answer may take.
+const SILENT: &str = "no answer in time";
+/// What came is not what Redis says.
+const ODD: &str = "an answer that can't be read";
+
+impl OpenError {
+    /// What may be wrong where somebody is there, but says nothing that Redis would say.
+    fn hint(&self) -> &'static str {
+        match [SILENT, ODD, "reset by peer"].iter().any(|what| self.why.ends_with(what)) {
+            true => "; is that Redis, and does it speak TLS (rediss://) or not (redis://)?",
+            false => "",
+        }
+    }
 }
 
 /// What went wrong. None of these texts has a password in it.
@@ -54,15 +69,23 @@ impl From<RedisError> for Trouble {
         match error.code() {
             Some("TIDINGSGONE") => Trouble::Gone,
             Some("TIDINGS") => Trouble::Refused(error.detail().unwrap_or_default().to_owned()),
-            Some(code) => {
-                let what = match error.detail() {
-                    Some(detail) => format!("Redis says {code} {detail}"),
-                    None => format!("Redis says {code}"),
-                };
-                if code == "OOM" { Trouble::Full(what) } else { Trouble::Refused(what) }
-            }
+            Some("OOM") => Trouble::Full(
+                "Redis's memory is full (maxmemory): give it more, or keep less (retention_total.bytes)"
+                    .to_owned(),
+            ),
+            Some("NOAUTH") => Trouble::Refused("Redis says NOAUTH: put a password into redis.url".to_owned()),
+            Some(code) => Trouble::Refused(match error.detail() {
+                Some(detail) => format!("Redis says {code} {detail}"),
+                None => format!("Redis says {code}"),
+            }),
+            None if error.is_timeout() => Trouble::Away(SILENT.to_owned()),
             // An answer that can't be read is no answer.
-            None => Trouble::Away(error.to_string()),
+            None if error.kind() == ErrorKind::Parse => Trouble::Away(ODD.to_owned()),
+            None => {
+                let what = error.to_string();
+                // Without the number that the system has for it.
+                Trouble::Away(what.split(" (os error").next().unwrap_or(&what).to_owned())
+            }
         }
     }
 }
