@@ -279,3 +279,33 @@ fn a_socket_of_the_system_is_a_way_too() {
     append(&log, "x");
     assert_eq!(all(&open(&server)).len(), 1);
 }
+
+#[test]
+fn the_newer_protocol_is_spoken_where_it_is_asked_for() {
+    use std::sync::mpsc::channel;
+    use tidings_hub::{Bus, NodeId};
+    let server = Server::start(&[]);
+    let url: crate::RedisUrl = format!("{}?protocol=resp3", server.url()).parse().unwrap();
+    let config = RedisLogConfig { url, ..config(&server, "hub") };
+    let (log, other) = (RedisLog::open(config.clone()).unwrap(), open(&server));
+    append(&other, "from the other");
+    let last = append(&log, "x");
+    until("both", || other.head() == last && log.head() == last);
+    crate::rebase::rebase(&log.shared).unwrap();
+    assert_eq!(all(&RedisLog::open(config).unwrap()), all(&other));
+    let spoken: String = server.command("CLIENT LIST");
+    assert!(spoken.contains("resp=3") && spoken.contains("resp=2"), "{spoken}");
+    // Nodes hear each other, too.
+    let (heard, words) = channel();
+    let bus = log.bus();
+    let ear = move |words: &[u8]| {
+        // Nobody listens at the end of the test.
+        let _ = heard.send(words.to_vec());
+    };
+    bus.join(NodeId::new(1), Arc::new(ear));
+    let line = other.bus();
+    until("a word", || {
+        line.say(Some(NodeId::new(1)), b"hello".to_vec());
+        words.recv_timeout(Duration::from_millis(100)) == Ok(b"hello".to_vec())
+    });
+}
