@@ -98,9 +98,12 @@ pub(crate) async fn admit(
             let hub = app.hub.clone();
             blocking(move || hub.reach(&id)).await.map_err(|error| unreadable(&error))?;
         }
-        let wanted = Wanted { start: &request.start, views: &request.views, asked: &request.asked, live };
+        let (start, views, asked) = (&request.start, &request.views, &request.asked);
+        // On one node the stream that comes later is the newer one, and nothing has to be stored for that.
+        let counted = live && app.cluster().is_some();
+        let wanted = Wanted { start, views, asked, live: counted };
         let opened = app.hub.durables().open(user, name, wanted, now).await.map_err(not_opened)?;
-        (request.start, turn) = (opened.start, opened.turn);
+        (request.start, turn) = (opened.start, opened.turn.or(live.then_some(Turn(0))));
     }
     let resume = resume(app, &request, &lens, now).await.map_err(|error| unreadable(&error))?;
     if resume.is_over() || (request.if_active && !is_active(app, &request).await?) {

@@ -262,6 +262,19 @@ async fn the_newest_stream_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_comes_back_writes_nothing_on_one_node() {
+    let server = start(config()).await;
+    let note = || server.hub.log().note("queue/ada/phone").unwrap();
+    let first = server.stream(&ada(), "subscription=phone", None).await;
+    let written = note();
+    assert!(written.is_some());
+    let second = server.stream(&ada(), "subscription=phone", None).await;
+    first.rest().await;
+    assert_eq!(note(), written);
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_streams_at_once_leave_one() {
     let server = Arc::new(start(config()).await);
     let mut streams = tokio::task::JoinSet::new();
