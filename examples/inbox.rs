@@ -81,7 +81,7 @@ async fn orders(hub: &Hub) -> Result<()> {
 /// A subscriber that goes on where its durable subscription is.
 async fn device(hub: &Hub, user: &UserId, name: &ClientId) -> Result<Subscription> {
     let views = [View::from(Channel::user(user))];
-    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], live: true };
+    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], counted: false };
     let start = hub.durables().open(user, name, wanted, Timestamp::now()).await?.start;
     Ok(hub.subscribe(Subscribe { start, user: Some(user.clone()), ..Subscribe::new(views) })?)
 }

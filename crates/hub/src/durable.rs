@@ -62,8 +62,9 @@ pub struct Wanted<'a> {
     pub views: &'a [View],
     /// What was asked for by name.
     pub asked: &'a [Pattern],
-    /// Whether it is for a stream, which has it from then on. Who polls takes it from nobody.
-    pub live: bool,
+    /// Whether it is for a stream that needs a [`Turn`], as it has it from then on, and other nodes have streams too. Who
+    /// polls takes it from nobody.
+    pub counted: bool,
 }
 
 /// A subscription that was opened.
@@ -71,7 +72,7 @@ pub struct Wanted<'a> {
 pub struct Opened {
     /// Where it goes on.
     pub start: Start,
-    /// The turn of its stream.
+    /// The turn of its stream, if it is counted.
     pub turn: Option<Turn>,
 }
 
@@ -159,12 +160,12 @@ impl Durables {
         wanted: Wanted<'_>,
         now: Timestamp,
     ) -> Result<Opened, DurableError> {
-        let Wanted { start, views, asked, live } = wanted;
+        let Wanted { start, views, asked, counted } = wanted;
         if !may_keep(asked.iter().map(Pattern::as_str)) {
             return Err(DurableError::TooLong);
         }
         let name = Name::new(user, name);
-        let opened = |start, turn: Turn| Opened { start, turn: live.then_some(turn) };
+        let opened = |start, turn: Turn| Opened { start, turn: counted.then_some(turn) };
         loop {
             let Some(before) = self.read(&name)? else {
                 if self.log.notes(&Name::all_of(user), None, PER_USER)?.len() >= PER_USER {
@@ -182,7 +183,8 @@ impl Durables {
                 return Ok(opened(begin, Turn::noted(turn)));
             };
             // No less than the time: a log that has lost what was noted last would give a turn twice.
-            let turn = if live { now.0.max(before.state.turn.saturating_add(1)) } else { before.state.turn };
+            let turn =
+                if counted { now.0.max(before.state.turn.saturating_add(1)) } else { before.state.turn };
             let mut state = State { asked: asked.to_vec(), used: now, turn, ..before.state.clone() };
             let begin = match start {
                 Start::Earliest => Start::Earliest,

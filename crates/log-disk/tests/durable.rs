@@ -23,7 +23,7 @@ async fn of_many_acknowledgements_at_once_the_newest_stays() {
     let phone: ClientId = "phone".parse().unwrap();
     let own = Channel::user(&user);
     let views = [View::from(own.clone())];
-    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], live: true };
+    let wanted = Wanted { start: &Start::Now, views: &views, asked: &[], counted: true };
     hub.durables().open(&user, &phone, wanted, Timestamp(1)).await.unwrap();
     let events = (0..EVENTS).map(|_| Event::to(own.clone(), "x")).collect();
     let published = wait(hub.publish_batch(events)).unwrap();

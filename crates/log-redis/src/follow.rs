@@ -371,15 +371,14 @@ impl Follower {
                     shared.trouble(Part::Following, Some(&trouble));
                     shared.queue.pause(AGAIN);
                 }
-                Ok(()) if waited => {
-                    shared.queue.hold(false);
-                    // Meanwhile it may have been a replica, lost what was read, and become the master again.
-                    let now = settle(shared, connection)?.at;
-                    return if now.epoch == epoch { Ok(()) } else { Err(Trouble::Gone) };
-                }
                 done => {
                     shared.queue.hold(false);
-                    return done;
+                    done?;
+                    // Meanwhile it may have been a replica, lost what was read, and become the master again.
+                    if waited && settle(shared, connection)?.at.epoch != epoch {
+                        return Err(Trouble::Gone);
+                    }
+                    return Ok(());
                 }
             }
         }

@@ -20,7 +20,8 @@
 //! - `tidings:{NAME}:base`, a list: the state after that entry, see [`base`]. Entries up to it are gone from the stream. A
 //!   node makes a new one when most of what is stored is not needed any more, in a key of its own that then takes the
 //!   place of the old one.
-//! - `tidings:{NAME}:bus`, and `tidings:{NAME}:bus:NODE`: no keys, but where nodes speak to each other, see [`RedisBus`].
+//! - `tidings:{NAME}:bus:DATABASE`, and `tidings:{NAME}:bus:DATABASE:NODE`: no keys, but where nodes speak to each other,
+//!   see [`RedisBus`].
 //! - `tidings:{NAME}:node:NODE`: the number of the newest group of a node, for an hour.
 //! - For a minute: `seen:NODE`, what a node writes to wait for replicas or the disk; `base:NODE:N`, a base that is being
 //!   written, the how-manieth of that node; `rebasing:lock`, so that not all nodes write one at once (if they do, one of

@@ -101,7 +101,7 @@ pub(crate) async fn admit(
         let (start, views, asked) = (&request.start, &request.views, &request.asked);
         // On one node the stream that comes later is the newer one, and nothing has to be stored for that.
         let counted = live && app.cluster().is_some();
-        let wanted = Wanted { start, views, asked, live: counted };
+        let wanted = Wanted { start, views, asked, counted };
         let opened = app.hub.durables().open(user, name, wanted, now).await.map_err(not_opened)?;
         (request.start, turn) = (opened.start, opened.turn.or(live.then_some(Turn(0))));
     }

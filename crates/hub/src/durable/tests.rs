@@ -40,13 +40,13 @@ fn id(sequence: u64) -> String {
 }
 
 fn open(durables: &Durables, device: &str, start: Start, now: u64) -> Result<Start, DurableError> {
-    let wanted = Wanted { start: &start, views: &[own()], asked: &[], live: now.is_multiple_of(2) };
+    let wanted = Wanted { start: &start, views: &[own()], asked: &[], counted: now.is_multiple_of(2) };
     wait(durables.open(&user(), &name(device), wanted, Timestamp(now))).map(|opened| opened.start)
 }
 
 /// The turn of one more stream.
 fn turn(durables: &Durables, now: u64) -> Turn {
-    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], live: true };
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], counted: true };
     wait(durables.open(&user(), &name("phone"), wanted, Timestamp(now))).unwrap().turn.unwrap()
 }
 
@@ -169,7 +169,7 @@ fn there_are_limits() {
     open(&durables, "one more", Start::Now, 1).unwrap();
     let long: Pattern = "x".repeat(1000).parse().unwrap();
     let asked = vec![long; 33];
-    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &asked, live: true };
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &asked, counted: true };
     let opened = wait(durables.open(&user(), &name("7"), wanted, Timestamp(1)));
     assert_eq!(opened, Err(DurableError::TooLong));
 }
@@ -182,7 +182,7 @@ fn what_nobody_uses_is_forgotten_bit_by_bit() {
     for n in 0..300 {
         let (ada, device) = (format!("user {n}").parse().unwrap(), name("phone"));
         let used = if n % 3 == 0 { day(20) } else { day(1) };
-        let wanted = Wanted { start: &Start::Now, views: &[], asked: &[], live: false };
+        let wanted = Wanted { start: &Start::Now, views: &[], asked: &[], counted: false };
         wait(durables.open(&ada, &device, wanted, Timestamp(used))).unwrap();
     }
     let left = || log.notes("", None, 1000).unwrap().len();
@@ -212,7 +212,7 @@ fn the_newer_stream_has_the_greater_turn_whatever_the_clocks_say() {
     turns.push(turn(&right, now + 4));
     assert!(turns.is_sorted_by(|one, next| one < next), "{turns:?}");
     // Who polls takes it from nobody.
-    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], live: false };
+    let wanted = Wanted { start: &Start::Now, views: &[own()], asked: &[], counted: false };
     assert_eq!(wait(right.open(&user(), &name("phone"), wanted, Timestamp(now))).unwrap().turn, None);
     // One that was forgotten may still have a stream somewhere.
     wait(right.forget(&user(), &name("phone"))).unwrap();

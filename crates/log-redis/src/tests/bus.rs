@@ -92,16 +92,7 @@ fn nodes_hear_each_other_on_the_new_master_when_the_old_one_is_frozen() {
     let second = Server::start(&[&diskless[..], &["--replicaof", "127.0.0.1", &port]].concat());
     until("the replica", || first.command::<String>("INFO replication").contains("state=online"));
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("sentinel.conf");
-    let watched = format!(
-        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
-        first.port
-    );
-    std::fs::write(&file, watched).unwrap();
-    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
-    until("the sentinel knows the replica", || {
-        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
-    });
+    let sentinel = super::server::sentinel(&first, dir.path());
     let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
     let config = RedisLogConfig { url: url.parse().unwrap(), ..config(&first, "hub") };
     let (one, two) = (RedisLog::open(config.clone()).unwrap(), RedisLog::open(config).unwrap());

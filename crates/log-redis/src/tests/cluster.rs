@@ -1,24 +1,8 @@
 //! Ways to a server: sentinels, a cluster, TLS.
 
-use std::path::Path;
-
+use super::server::sentinel;
 use super::tls::Certificates;
 use super::*;
-
-/// A sentinel that watches a master, and knows its replica. `dir`: for its file, as long as it runs.
-fn sentinel(master: &Server, dir: &Path) -> Server {
-    let file = dir.join("sentinel.conf");
-    let watched = format!(
-        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
-        master.port
-    );
-    std::fs::write(&file, watched).unwrap();
-    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
-    until("the sentinel knows the replica", || {
-        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
-    });
-    sentinel
-}
 
 fn replica_of(master: &Server) -> Server {
     let port = master.port.to_string();

@@ -121,3 +121,18 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// A sentinel that watches a master, and knows its replica. `dir`: for its file, as long as it runs.
+pub(super) fn sentinel(master: &Server, dir: &Path) -> Server {
+    let file = dir.join("sentinel.conf");
+    let watched = format!(
+        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n",
+        master.port
+    );
+    std::fs::write(&file, watched).unwrap();
+    let sentinel = Server::start(&[file.to_str().unwrap(), "--sentinel"]);
+    super::until("the sentinel knows the replica", || {
+        sentinel.command::<Vec<redis::Value>>("SENTINEL replicas main").len() == 1
+    });
+    sentinel
+}
